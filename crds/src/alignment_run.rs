@@ -1,0 +1,578 @@
+//! AlignmentRun: the whole loop as one object.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Decimal;
+use crate::model::{Checkpoint, Sampling};
+use crate::rollout_campaign::RolloutCampaignSpec;
+use crate::shared::{Artifacts, HarnessSpec, Limits, LocalRef, QueueSpec, Retry, SandboxSpec};
+use crate::trajectory_forest::{Filters, NodeKey, PairRule, SftRule};
+
+/// From a base model to an aligned one: collect, merge, SFT, DPO, measure.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "sealign.dev",
+    version = "v1alpha1",
+    kind = "AlignmentRun",
+    plural = "alignmentruns",
+    namespaced,
+    category = "sealign",
+    shortname = "align",
+    status = "AlignmentRunStatus",
+    derive = "PartialEq",
+    doc = "The alignment loop: attempts are collected and merged, the model is trained on successes and on critical pairs, and measured.",
+    printcolumn(name = "Stage", type_ = "string", json_path = ".status.stage"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.progress"),
+    printcolumn(name = "Loss", type_ = "string", json_path = ".status.loss"),
+    printcolumn(
+        name = "Succeeded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].reason"
+    ),
+    printcolumn(
+        name = "Promoted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Promoted\")].status",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    cel
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.forestRef) != has(self.campaign)")
+    .message("give either forestRef, or campaign (and forest) to make one"))]
+#[x_kube(validation = Rule::new("!has(self.forest) || has(self.campaign)")
+    .message("forest is a template for the campaign's forest: with forestRef the named forest is used as it is"))]
+#[x_kube(validation = Rule::new("has(self.stages.sft) || has(self.stages.dpo)")
+    .message("stages needs sft, dpo or both"))]
+pub struct AlignmentRunSpec {
+    /// The model to align.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("model cannot change: create another run"))]
+    pub model: Checkpoint,
+    /// A forest that exists, or will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forest_ref: Option<LocalRef>,
+    /// The campaign to run for this run's own forest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub campaign: Option<RolloutCampaignSpec>,
+    /// How that forest is built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forest: Option<ForestTemplate>,
+    /// What is trained; either stage may be absent (ablations).
+    #[x_kube(validation = Rule::new("self == oldSelf").message("stages cannot change: create another run"))]
+    pub stages: Stages,
+    /// Where training runs.
+    #[serde(default)]
+    pub trainer: TrainerSpec,
+    /// Seed of initialisation, order and splits.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub seed: i32,
+    /// What is measured, before and after.
+    #[serde(default)]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub benchmarks: Vec<BenchmarkTemplate>,
+    /// When the result counts as better than the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<Promotion>,
+    /// Where artifacts go.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("artifacts cannot change: create another run"))]
+    pub artifacts: Artifacts,
+    /// Labels that a queueing system reads on Jobs.
+    #[serde(default)]
+    pub queue: QueueSpec,
+    /// Deletes what runs and starts nothing; training resumes from its newest checkpoint.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// How the run's own forest is built: a TrajectoryForest without its inputs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ForestTemplate {
+    /// When two actions are the same node.
+    #[serde(default)]
+    pub node_key: NodeKey,
+    /// Which attempts take part.
+    #[serde(default)]
+    pub filters: Filters,
+    /// Which siblings become a pair.
+    #[serde(default)]
+    pub pairs: PairRule,
+    /// Which successes are imitated.
+    #[serde(default)]
+    pub sft: SftRule,
+    /// Share of the tasks, in per cent, whose data is used.
+    #[serde(default = "default_data_percent")]
+    #[schemars(range(min = 1, max = 100))]
+    pub data_percent: i32,
+    /// Seed of that order and of sampled pairs.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub seed: i32,
+}
+
+fn default_data_percent() -> i32 {
+    100
+}
+
+/// What is trained, in this order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stages {
+    /// Imitate successful attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sft: Option<SftStage>,
+    /// Prefer the better side of pairs. Starts from the SFT model, or from the base without that stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<DpoStage>,
+}
+
+/// Imitate successful attempts (paper eq. 3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SftStage {
+    /// Peak learning rate. The paper prints one rate for both stages with its exponent lost; 3e-7 is its literal reading.
+    #[serde(default = "default_sft_rate")]
+    pub learning_rate: Decimal,
+    /// Everything else.
+    #[serde(default)]
+    pub optimization: Optimization,
+    /// Leave unparseable turns of successful attempts out of the loss.
+    #[serde(default = "yes")]
+    pub mask_invalid_turns: bool,
+}
+
+/// Prefer the better side of pairs (paper eqs. 4 and 5).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DpoStage {
+    /// Peak learning rate.
+    #[serde(default = "default_dpo_rate")]
+    pub learning_rate: Decimal,
+    /// Strength of the tie to the reference policy.
+    #[serde(default = "default_beta")]
+    pub beta: Decimal,
+    /// SFT examples mixed into every optimiser step as an anchor.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 4096))]
+    pub sft_examples_per_step: i32,
+    /// Weight of their loss.
+    #[serde(default = "default_sft_weight")]
+    pub sft_weight: Decimal,
+    /// Everything else.
+    #[serde(default)]
+    pub optimization: Optimization,
+}
+
+fn default_sft_rate() -> Decimal {
+    Decimal::constant("1e-5")
+}
+fn default_dpo_rate() -> Decimal {
+    Decimal::constant("3e-7")
+}
+fn default_beta() -> Decimal {
+    Decimal::constant("0.1")
+}
+fn default_sft_weight() -> Decimal {
+    Decimal::constant("1")
+}
+fn yes() -> bool {
+    true
+}
+
+/// How a stage's loss is minimised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Optimization {
+    /// Passes over the data at most; the checkpoint with the lowest validation loss is kept.
+    #[serde(default = "default_epochs")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_epochs: i32,
+    /// Optimiser steps at most; no bound when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_steps: Option<i64>,
+    /// Examples (pairs) of one optimiser step; not used when `tokensPerStep` is given.
+    #[serde(default = "default_batch")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub batch_size: i32,
+    /// Tokens of one optimiser step instead of a fixed number of examples. Lengths are mixed at random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub tokens_per_step: Option<i64>,
+    /// Longest example; longer SFT examples are cut after a whole turn, longer pairs are dropped and counted.
+    #[serde(default = "default_context")]
+    #[schemars(range(min = 64, max = 4_194_304))]
+    pub context_tokens: i32,
+    /// How the learning rate falls.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Share of the steps over which it rises, of 1.
+    #[serde(default = "default_warmup")]
+    pub warmup_ratio: Decimal,
+    /// Share of the peak at which it ends, of 1.
+    #[serde(default = "zero")]
+    pub final_ratio: Decimal,
+    /// AdamW's first beta.
+    #[serde(default = "default_beta1")]
+    pub adam_beta1: Decimal,
+    /// AdamW's second beta.
+    #[serde(default = "default_beta2")]
+    pub adam_beta2: Decimal,
+    /// Decoupled weight decay.
+    #[serde(default = "zero")]
+    pub weight_decay: Decimal,
+    /// Global gradient norm at most.
+    #[serde(default = "default_clip")]
+    pub clip_norm: Decimal,
+    /// Share of the tasks held out for validation, in per cent; at least one task.
+    #[serde(default = "default_validation")]
+    #[schemars(range(min = 1, max = 50))]
+    pub validation_percent: i32,
+    /// Optimiser steps between checkpoints that a crash resumes from.
+    #[serde(default = "default_checkpoint_steps")]
+    #[schemars(range(min = 1))]
+    pub checkpoint_steps: i32,
+}
+
+impl Default for Optimization {
+    fn default() -> Self {
+        Self {
+            max_epochs: default_epochs(),
+            max_steps: None,
+            batch_size: default_batch(),
+            tokens_per_step: None,
+            context_tokens: default_context(),
+            schedule: Schedule::default(),
+            warmup_ratio: default_warmup(),
+            final_ratio: zero(),
+            adam_beta1: default_beta1(),
+            adam_beta2: default_beta2(),
+            weight_decay: zero(),
+            clip_norm: default_clip(),
+            validation_percent: default_validation(),
+            checkpoint_steps: default_checkpoint_steps(),
+        }
+    }
+}
+
+fn default_epochs() -> i32 {
+    10
+}
+fn default_batch() -> i32 {
+    8
+}
+fn default_context() -> i32 {
+    32_768
+}
+fn default_warmup() -> Decimal {
+    Decimal::constant("0.1")
+}
+fn zero() -> Decimal {
+    Decimal::constant("0")
+}
+fn default_beta1() -> Decimal {
+    Decimal::constant("0.9")
+}
+fn default_beta2() -> Decimal {
+    Decimal::constant("0.999")
+}
+fn default_clip() -> Decimal {
+    Decimal::constant("1")
+}
+fn default_validation() -> i32 {
+    5
+}
+fn default_checkpoint_steps() -> i32 {
+    100
+}
+
+/// How the learning rate falls after its warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Schedule {
+    /// In a straight line.
+    #[default]
+    Linear,
+    /// Along half a cosine.
+    Cosine,
+}
+
+/// Where training runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrainerSpec {
+    /// Pods, one a node.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 512))]
+    pub nodes: i32,
+    /// GPUs of each pod; 0 trains on the CPU.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 16))]
+    pub gpus_per_node: i32,
+    /// CPU in thousandths of a core.
+    #[serde(default = "default_trainer_cpu")]
+    #[schemars(range(min = 100, max = 512_000))]
+    pub cpu_millis: i32,
+    /// Memory in MiB.
+    #[serde(default = "default_trainer_memory")]
+    #[schemars(range(min = 256, max = 8_388_608))]
+    pub memory_mib: i32,
+    /// Image; the installation's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 500))]
+    pub image: Option<String>,
+    /// Whether shared prefixes are computed once.
+    #[serde(default)]
+    pub layout: Layout,
+    /// Train an adapter instead of all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
+    /// Rounds in a row without a new checkpoint before the run waits for help; raising it resumes.
+    #[serde(default = "default_rounds")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_rounds: i32,
+}
+
+impl Default for TrainerSpec {
+    fn default() -> Self {
+        Self {
+            nodes: one(),
+            gpus_per_node: 0,
+            cpu_millis: default_trainer_cpu(),
+            memory_mib: default_trainer_memory(),
+            image: None,
+            layout: Layout::default(),
+            lora: None,
+            max_rounds: default_rounds(),
+        }
+    }
+}
+
+fn one() -> i32 {
+    1
+}
+fn default_trainer_cpu() -> i32 {
+    2_000
+}
+fn default_trainer_memory() -> i32 {
+    8_192
+}
+fn default_rounds() -> i32 {
+    5
+}
+
+/// How examples are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Layout {
+    /// Token tries: what examples share is computed once, forward and backward.
+    #[default]
+    TreePacked,
+    /// One sequence an example: the reference path.
+    Linear,
+}
+
+/// A low-rank adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Lora {
+    /// Rank of the update of each weight matrix.
+    #[schemars(range(min = 1, max = 512))]
+    pub rank: i32,
+    /// Scale of the update, divided by the rank.
+    #[schemars(range(min = 1, max = 4096))]
+    pub alpha: i32,
+}
+
+/// A measurement that is repeated for the base model and after each stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BenchmarkTemplate {
+    /// Name within the run.
+    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The tasks.
+    pub task_set_ref: LocalRef,
+    /// The scaffold around the model.
+    #[serde(default)]
+    pub harness: HarnessSpec,
+    /// How tokens are drawn; greedy by default.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// How an attempt ends when it does not end by itself.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What each sandbox may use.
+    #[serde(default)]
+    pub sandbox: SandboxSpec,
+    /// Sandboxes at once.
+    #[serde(default = "default_parallelism")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub parallelism: i32,
+    /// How failed tries are repeated.
+    #[serde(default)]
+    pub retry: Retry,
+}
+
+fn default_parallelism() -> i32 {
+    16
+}
+
+/// When the result counts as better than the base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Promotion {
+    /// Name of the benchmark that decides.
+    #[schemars(length(min = 1, max = 20))]
+    pub benchmark: String,
+    /// The two-sided exact McNemar test against the base must give less than this, with more wins than losses.
+    #[serde(default = "default_p_value")]
+    pub max_p_value: Decimal,
+}
+
+fn default_p_value() -> Decimal {
+    Decimal::constant("0.05")
+}
+
+/// What is known of an AlignmentRun.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AlignmentRunStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Succeeded`, `Finished`, `Suspended`, `Promoted`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// When work began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When the report was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+    /// Names of the steps that are under way, joined by commas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500))]
+    pub stage: Option<String>,
+    /// Optimiser steps done and planned of the stage that trains, as `12/84`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub progress: Option<String>,
+    /// Loss of its last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Decimal>,
+    /// Reward margin of its last step (DPO).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_margin: Option<Decimal>,
+    /// Tokens computed a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<Decimal>,
+    /// Every step of the run in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub steps: Vec<StepStatus>,
+    /// Key of the aligned model's manifest below the store's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500))]
+    pub model: Option<String>,
+    /// Measurements, before and after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub results: Vec<BenchmarkResult>,
+    /// Key of the report page below the store's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500))]
+    pub report: Option<String>,
+    /// Folder of the artifacts below the store's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 500))]
+    pub artifacts: Option<String>,
+}
+
+/// One step of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    /// Name, for example `rollout-0`, `sft` or `bench-fresh-base`.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// `Waiting`, `Running`, `Done`, `Blocked` or `Failed`.
+    #[schemars(length(max = 10))]
+    pub state: String,
+    /// Digest of what it left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub digest: Option<String>,
+}
+
+/// One measurement of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BenchmarkResult {
+    /// Name of the benchmark template.
+    #[schemars(length(max = 20))]
+    pub benchmark: String,
+    /// `base`, `sft` or `dpo`.
+    #[schemars(length(max = 20))]
+    pub model: String,
+    /// Tasks resolved.
+    pub resolved: i64,
+    /// Tasks in all.
+    pub total: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn run(change: impl FnOnce(&mut Value)) -> AlignmentRun {
+        let mut object = json!({
+            "apiVersion": "sealign.dev/v1alpha1", "kind": "AlignmentRun", "metadata": { "name": "a" },
+            "spec": {
+                "model": { "base": "builtin:mini-base" },
+                "forestRef": { "name": "f" },
+                "stages": { "sft": {}, "dpo": {} },
+            },
+        });
+        change(&mut object["spec"]);
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_the_papers_where_it_gives_them() {
+        let stages = run(|_| ()).spec.stages;
+        let (sft, dpo) = (stages.sft.unwrap(), stages.dpo.unwrap());
+        assert_eq!(sft.optimization.max_epochs, 10);
+        assert_eq!(sft.optimization.schedule, Schedule::Linear);
+        assert_eq!((sft.learning_rate.as_str(), dpo.learning_rate.as_str()), ("1e-5", "3e-7"));
+        assert_eq!(dpo.beta.as_str(), "0.1");
+    }
+
+    #[test]
+    fn a_run_uses_a_forest_or_makes_one() {
+        run(|_| ()).validate_cel().unwrap();
+        let neither = run(|spec| spec["forestRef"] = Value::Null);
+        assert!(neither.validate_cel().unwrap_err().to_string().contains("either forestRef"));
+        let template_for_nothing = run(|spec| spec["forest"] = json!({}));
+        assert!(
+            template_for_nothing.validate_cel().unwrap_err().to_string().contains("forest is a template")
+        );
+    }
+
+    #[test]
+    fn a_run_without_stages_is_refused() {
+        let error = run(|spec| spec["stages"] = json!({})).validate_cel().unwrap_err().to_string();
+        assert!(error.contains("sft, dpo or both"), "{error}");
+    }
+}
