@@ -1,0 +1,119 @@
+//! One training step of an AlignmentRun.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sealign_manifest::group::{OutputRef, Rejection};
+use sealign_manifest::train::{ModelManifest, TrainStep};
+use sealign_manifest::Digest;
+use sealign_plan::config::WorkerConfig;
+use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
+
+use super::settings::StepSettings;
+use super::sink::{StoreSink, restore};
+use super::{Bucket, JobError, bucket, fetch};
+use crate::train::{self, RunSummary, Stage, TrainConfig};
+
+/// Runs the step that the environment describes. An input that cannot be used is left as a rejection in the store first.
+pub fn run(scratch: &Path) -> Result<(), JobError> {
+    let WorkerConfig::Train(step) = bucket::configuration()? else {
+        return Err(JobError::Environment {
+            variable: sealign_plan::config::CONFIG_VARIABLE,
+            problem: "is not the configuration of a training step".to_owned(),
+        });
+    };
+    let bucket = Bucket::from_environment()?;
+    let result = run_step(&bucket, &step, scratch);
+    if let Err(error) = &result
+        && error.is_input()
+    {
+        let rejection = Rejection { message: chain(error) };
+        let key = step.keys.rejection(&step.name);
+        bucket.wait(bucket.store.create_json(&key, &rejection))?;
+    }
+    result
+}
+
+fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), JobError> {
+    let key = step.keys.model();
+    if bucket.wait(bucket.store.exists(&key))? {
+        println!("already complete: {key}");
+        return Ok(());
+    }
+    let settings = StepSettings::read(&step.settings)?;
+    let model = fetch::model(bucket, &step.model, scratch)?;
+    let forest = fetch::forest(bucket, &step.forest)?;
+    let data = scratch.join("data");
+    fetch::create(&data)?;
+    let mut config = TrainConfig {
+        model,
+        tokenizer: None,
+        sft: Vec::new(),
+        preferences: Vec::new(),
+        output: scratch.join("output"),
+        settings: settings.to_stage(),
+    };
+    if settings.wants_sft() {
+        let rows = fetch::examples(bucket, &forest, "sft", &data)?;
+        if !settings.masks_invalid_turns() {
+            fetch::learn_every_turn(&rows)?;
+        }
+        config.sft.push(rows);
+    }
+    if settings.stage() == Stage::Dpo {
+        config.preferences.push(fetch::examples(bucket, &forest, "dpo", &data)?);
+    }
+    fetch::create(&config.output)?;
+    if let Some(step) = restore(bucket, &step.keys, &config.output)? {
+        println!("resuming after step {step}");
+    }
+    crate::process::set_threads(config.settings.threads);
+    let local = |source| JobError::Local { path: config.output.clone(), source };
+    let mut sink = StoreSink::open(&config.output, bucket.clone(), step.keys.clone()).map_err(local)?;
+    let summary = train::run(&config, &mut sink)?;
+    publish(bucket, step, &summary)
+}
+
+/// Uploads the model's files, then its create-only manifest.
+fn publish(bucket: &Bucket, step: &TrainStep, summary: &RunSummary) -> Result<(), JobError> {
+    let mut files = BTreeMap::new();
+    for name in summary.manifest.files.keys() {
+        let key = step.keys.join(&format!("model/{name}"));
+        let sent = bucket.wait(bucket.store.upload_file(&key, &summary.model.join(name)))?;
+        files.insert(name.clone(), OutputRef { key, digest: sent.digest, bytes: sent.bytes });
+    }
+    let count = |steps: usize| u64::try_from(steps).unwrap_or(u64::MAX);
+    let mut inputs = summary.manifest.inputs.clone();
+    inputs.insert("forest".to_owned(), forest_digest(bucket, &step.forest)?);
+    let manifest = ModelManifest {
+        files,
+        inputs,
+        step: count(summary.manifest.step),
+        steps: count(summary.manifest.steps),
+        metrics: summary.manifest.metrics.clone(),
+    };
+    let key = step.keys.model();
+    bucket.wait(bucket.store.create_json(&key, &manifest))?;
+    println!("finished: {key}");
+    Ok(())
+}
+
+fn forest_digest(bucket: &Bucket, key: &str) -> Result<Digest, JobError> {
+    /// A forest manifest at most.
+    const BYTES_MAX: u64 = 4 * 1024 * 1024;
+    let bytes = bucket.wait(bucket.store.get_bounded(key, BYTES_MAX))?;
+    let bytes = bytes.ok_or_else(|| JobError::Input(format!("the forest `{key}` does not exist in the store")))?;
+    Ok(Digest::of_bytes(&bytes))
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &JobError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text.chars().take(1000).collect()
+}
