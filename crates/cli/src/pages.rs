@@ -1,0 +1,104 @@
+//! `sealign view` and `sealign report`: the pages that a run has made.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use serde_json::json;
+
+use crate::arguments::PageArguments;
+use crate::error::CliError;
+use crate::output::{Format, print, print_json, tell};
+use crate::state;
+use crate::summary::{reports_of, viewers};
+
+/// Bytes of a report page that are printed.
+const MARKDOWN_BYTES_MAX: u64 = 16 << 20;
+
+/// Says where viewers are.
+///
+/// # Errors
+/// [`CliError`] when there are none.
+pub fn view(arguments: &PageArguments) -> Result<ExitCode, CliError> {
+    let state = state::existing(arguments.state.as_deref())?;
+    let objects = state::objects(&state)?;
+    let mut found = viewers(&state, &objects, |_| true);
+    if let Some(name) = &arguments.name {
+        found.retain(|(forest, _)| forest == name);
+    }
+    if found.is_empty() {
+        return Err(nothing(arguments, "TrajectoryForest", "viewer"));
+    }
+    match arguments.output {
+        Format::Json => {
+            let items: Vec<_> =
+                found.iter().map(|(forest, page)| json!({ "forest": forest, "page": page })).collect();
+            print_json(&items)?;
+        }
+        Format::Table => {
+            for (forest, page) in &found {
+                print(&format!("{forest}: {}", page.display()));
+            }
+        }
+    }
+    open(arguments, found.into_iter().map(|(_, page)| page));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints reports.
+///
+/// # Errors
+/// [`CliError`] when there are none.
+pub fn report(arguments: &PageArguments) -> Result<ExitCode, CliError> {
+    let state = state::existing(arguments.state.as_deref())?;
+    let mut reports = Vec::new();
+    for (key, object) in state::objects(&state)? {
+        // Reports of benchmarks that a run owns are parts of the run's own.
+        let is_wanted = match &arguments.name {
+            Some(name) => *name == key.name,
+            None => object.metadata.owner_references.is_none(),
+        };
+        if is_wanted {
+            reports.extend(reports_of(&state, key.kind, &object)?);
+        }
+    }
+    if reports.is_empty() {
+        return Err(nothing(arguments, "AlignmentRun or Benchmark", "report"));
+    }
+    match arguments.output {
+        Format::Json => print_json(&reports)?,
+        Format::Table => {
+            for report in &reports {
+                let size =
+                    std::fs::metadata(&report.markdown).map_err(CliError::file("read", &report.markdown))?;
+                if size.len() > MARKDOWN_BYTES_MAX {
+                    return Err(CliError::Input(format!(
+                        "{}: is too large to print",
+                        report.markdown.display()
+                    )));
+                }
+                let text = std::fs::read_to_string(&report.markdown);
+                print(&text.map_err(CliError::file("read", &report.markdown))?);
+                print(&format!("\npage: {}", report.page.display()));
+            }
+        }
+    }
+    open(arguments, reports.into_iter().map(|report| report.page));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn nothing(arguments: &PageArguments, kinds: &str, what: &str) -> CliError {
+    CliError::Argument(match &arguments.name {
+        Some(name) => format!("NAME: no {kinds} `{name}` with a {what} is here; `sealign get` lists what is"),
+        None => format!("no {kinds} has a {what} yet; `sealign get` shows how far the run is"),
+    })
+}
+
+fn open(arguments: &PageArguments, pages: impl Iterator<Item = PathBuf>) {
+    for page in pages.filter(|_| arguments.open) {
+        let mut command = Command::new("xdg-open");
+        command.arg(&page).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Err(error) = command.spawn() {
+            tell(&format!("{} cannot be opened ({error}); open it with a browser", page.display()));
+        }
+    }
+}
