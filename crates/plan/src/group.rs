@@ -1,0 +1,185 @@
+//! Where one group of a plan stands, and the commands that take it further.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use sealign_manifest::ItemKey;
+use sealign_manifest::group::{GroupItems, GroupManifest, GroupRef, RoundMap};
+use sealign_manifest::key::{Stage, record_item};
+
+use crate::context::Context;
+use crate::job::JobView;
+use crate::round::{newest, not_before};
+use crate::snapshot::{NoDecision, Query};
+
+/// Where a group stands.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "short-lived; most groups in reach are open")]
+pub enum Group {
+    /// Every stage has its manifest.
+    Closed,
+    /// In this stage.
+    Open(Stage, Position),
+    /// Its rollouts need no sandbox: the runner works on them.
+    Direct,
+}
+
+/// Where a group stands within its stage.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Position {
+    /// No round was decided yet; so many items.
+    Fresh(u32),
+    /// A round was decided and has no Job.
+    Jobless(RoundMap),
+    /// The round's Job is being deleted.
+    Leaving,
+    /// The round's Job is live.
+    Live(JobView),
+    /// The round is over; the next would run this map in place of this Job.
+    Over(RoundMap, JobView),
+    /// The round is over and the next may not start before this time.
+    Waiting(Timestamp),
+    /// Every item has its record; the runner writes the manifest.
+    Recorded,
+    /// So many rounds in a row brought no record.
+    Stuck(u32),
+}
+
+/// What deciding about groups needs beside the context.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupRules {
+    /// Rollouts have a pod each.
+    pub sandboxed: bool,
+    /// Patches are graded.
+    pub graded: bool,
+    /// Barren rounds in a row after which nothing is started.
+    pub rounds_max: u32,
+}
+
+/// Looks at one group.
+pub fn look(
+    cx: Context<'_>,
+    jobs: &[JobView],
+    group: &GroupRef,
+    rules: GroupRules,
+) -> Result<Group, NoDecision> {
+    let keys = &cx.owner.keys;
+    let rollout_key = keys.group_manifest(&group.id, Stage::Rollout);
+    if !rules.graded {
+        if cx.snapshot.exists(&rollout_key)? {
+            return Ok(Group::Closed);
+        }
+        return rollouts(cx, jobs, group, rules);
+    }
+    let grade_key = keys.group_manifest(&group.id, Stage::Grade);
+    // The grading's manifest alone closes most groups of a long campaign, so the rest is asked for only when it is missing.
+    if cx.snapshot.exists(&grade_key)? {
+        return Ok(Group::Closed);
+    }
+    cx.snapshot
+        .need([Query::Document(rollout_key.clone()), Query::Names(keys.rounds(&group.id, Stage::Rollout))])?;
+    let Some(manifest) = cx.snapshot.document::<GroupManifest>(&rollout_key, "a group manifest")? else {
+        return rollouts(cx, jobs, group, rules);
+    };
+    if manifest.gradings.is_empty() {
+        return Ok(Group::Closed);
+    }
+    let count = u32::try_from(manifest.gradings.len()).unwrap_or(u32::MAX);
+    Ok(Group::Open(Stage::Grade, position(cx, jobs, &group.id, Stage::Grade, count, rules.rounds_max)?))
+}
+
+fn rollouts(
+    cx: Context<'_>,
+    jobs: &[JobView],
+    group: &GroupRef,
+    rules: GroupRules,
+) -> Result<Group, NoDecision> {
+    if !rules.sandboxed {
+        return Ok(Group::Direct);
+    }
+    let position = position(cx, jobs, &group.id, Stage::Rollout, group.items, rules.rounds_max)?;
+    Ok(Group::Open(Stage::Rollout, position))
+}
+
+fn position(
+    cx: Context<'_>,
+    jobs: &[JobView],
+    group: &str,
+    stage: Stage,
+    count: u32,
+    rounds_max: u32,
+) -> Result<Position, NoDecision> {
+    let keys = &cx.owner.keys;
+    let Some(round) = newest(cx.snapshot.names(&keys.rounds(group, stage))?) else {
+        return Ok(Position::Fresh(count));
+    };
+    let of_round = |job: &&JobView| {
+        job.group.as_deref() == Some(group) && job.stage == stage.name() && job.round == round
+    };
+    let job = jobs.iter().find(of_round);
+    if let Some(job) = job
+        && !job.is_over
+    {
+        return Ok(if job.is_leaving { Position::Leaving } else { Position::Live(job.clone()) });
+    }
+    let map_key = keys.round(group, stage, round);
+    let records = keys.records(group, stage);
+    cx.snapshot.need([Query::Document(map_key.clone()), Query::Names(records.clone())])?;
+    // A map that was listed and is not there is being replicated, or was deleted by hand: wait for it.
+    let Some(map) = cx.snapshot.document::<RoundMap>(&map_key, "a round map")? else {
+        return Ok(Position::Leaving);
+    };
+    let recorded: BTreeSet<ItemKey> =
+        cx.snapshot.names(&records)?.iter().filter_map(|name| record_item(name)).collect();
+    let Some(job) = job else {
+        let all_recorded = map.items.iter().all(|item| recorded.contains(item));
+        return Ok(if all_recorded { Position::Recorded } else { Position::Jobless(map) });
+    };
+    if job.is_leaving {
+        return Ok(Position::Leaving);
+    }
+    Ok(after(cx, map, job, &recorded, rounds_max))
+}
+
+/// What follows a round that is over.
+fn after(
+    cx: Context<'_>,
+    map: RoundMap,
+    job: &JobView,
+    recorded: &BTreeSet<ItemKey>,
+    rounds_max: u32,
+) -> Position {
+    let RoundMap { group, stage, round, barren, items } = map;
+    let before = items.len();
+    let items: Vec<ItemKey> = items.into_iter().filter(|item| !recorded.contains(item)).collect();
+    if items.is_empty() {
+        return Position::Recorded;
+    }
+    let barren = if items.len() < before { 0 } else { barren.saturating_add(1) };
+    if barren >= rounds_max {
+        return Position::Stuck(barren);
+    }
+    match not_before(job, barren, cx.installation.barren_wait_seconds) {
+        Some(time) if time > cx.now => Position::Waiting(time),
+        _ => {
+            let next = RoundMap { group, stage, round: round.saturating_add(1), barren, items };
+            Position::Over(next, job.clone())
+        }
+    }
+}
+
+/// The first map of a group's stage: all of its items, in the order in which they were frozen.
+pub fn first_map(cx: Context<'_>, group: &str, stage: Stage) -> Result<Option<RoundMap>, NoDecision> {
+    let keys = &cx.owner.keys;
+    let items: Option<Vec<ItemKey>> = match stage {
+        Stage::Rollout => cx
+            .snapshot
+            .document::<GroupItems>(&keys.group_items(group), "a group's items")?
+            .map(|items| items.items.iter().map(sealign_manifest::RolloutItem::key).collect()),
+        Stage::Grade => cx
+            .snapshot
+            .document::<GroupManifest>(&keys.group_manifest(group, Stage::Rollout), "a group manifest")?
+            .map(|manifest| manifest.gradings.iter().map(sealign_manifest::GradingItem::key).collect()),
+    };
+    Ok(items.map(|items| RoundMap { group: group.to_owned(), stage, round: 0, barren: 0, items }))
+}
