@@ -1,0 +1,60 @@
+//! The objects that runs begin with.
+
+use sealign_reconcile::port::Kind;
+use serde_json::{Value, json};
+
+use super::harness::{Goal, NAMESPACE, create};
+use super::world::World;
+
+pub const PARALLELISM: u32 = 24;
+
+fn object(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({ "apiVersion": "sealign.dev/v1alpha1", "kind": kind,
+        "metadata": { "name": name, "namespace": NAMESPACE, "generation": 1 }, "spec": spec })
+}
+
+pub fn task_set(name: &str, repeats: u32) -> Value {
+    let spec = json!({
+        "source": { "mini": { "split": "Train", "count": 5 } }, "health": { "repeats": repeats },
+        "sandbox": { "startSeconds": 10 },
+    });
+    object("TaskSet", name, &spec)
+}
+
+/// Ten samples of five tasks: fifty attempts in groups of 20, 20 and 10. Deadlines are a few ticks away.
+fn campaign_spec(samples: u32) -> Value {
+    json!({
+        "taskSetRef": { "name": "train" }, "samplesPerTask": samples,
+        "policies": [{ "name": "strong", "model": { "scripted": { "policy": "strong" } } }],
+        "limits": { "wallSeconds": 20 }, "sandbox": { "startSeconds": 10 }, "parallelism": PARALLELISM,
+    })
+}
+
+pub fn campaign_object() -> Value {
+    object("RolloutCampaign", "fifty", &campaign_spec(10))
+}
+
+pub fn campaign(world: &World) -> Goal {
+    create(world, task_set("train", 1));
+    create(world, campaign_object());
+    Goal { kind: Kind::RolloutCampaign, name: "fifty", condition: "Succeeded" }
+}
+
+pub fn run_object() -> Value {
+    let spec = json!({
+        "model": { "base": "builtin:mini-base" },
+        "campaign": campaign_spec(4),
+        "stages": { "sft": {}, "dpo": {} },
+        "benchmarks": [{ "name": "fresh", "taskSetRef": { "name": "eval" },
+            "limits": { "wallSeconds": 20 }, "sandbox": { "startSeconds": 10 } }],
+        "promotion": { "benchmark": "fresh" },
+    });
+    object("AlignmentRun", "loop", &spec)
+}
+
+pub fn alignment(world: &World) -> Goal {
+    create(world, task_set("train", 0));
+    create(world, task_set("eval", 0));
+    create(world, run_object());
+    Goal { kind: Kind::AlignmentRun, name: "loop", condition: "Succeeded" }
+}
