@@ -1,0 +1,212 @@
+//! The `Cluster` port over a Kubernetes API server.
+//!
+//! Reads go to the server, not to a cache, so a decision never rests on a list that is older than our own last write.
+//! Nothing is retried here: a POST that was answered with 504 may have been applied, and the reconciler, which looks before it
+//! writes again, is the one layer that repeats.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use sealign_reconcile::port::{Cluster, ClusterError, Kind};
+use serde_json::{Value, json};
+
+/// Objects of one page of a list.
+const PAGE: u32 = 500;
+/// Pages of a list at most: 100,000 objects with one owner are not ours.
+const PAGES_MAX: usize = 200;
+/// Time that one request may take; well under the lease.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A Kubernetes cluster.
+#[derive(Clone)]
+pub struct KubeCluster {
+    client: Client,
+}
+
+/// The resource that a kind is served as.
+pub fn resource(kind: Kind) -> ApiResource {
+    let (group, version) = kind.api_version().split_once('/').unwrap_or_default();
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.name()), kind.plural())
+}
+
+/// What an error of the client means.
+pub fn meaning(target: &str, error: kube::Error) -> ClusterError {
+    let kube::Error::Api(status) = error else { return ClusterError::Unavailable(chain(&error)) };
+    let target = target.to_owned();
+    match (status.code, status.reason.as_str()) {
+        (404, _) => ClusterError::NotFound(target),
+        (409, "AlreadyExists") => ClusterError::AlreadyExists(target),
+        (409, _) => ClusterError::Conflict(target),
+        (400 | 413 | 422, _) => ClusterError::Invalid(status.message),
+        (401 | 403, _) => ClusterError::Forbidden(status.message),
+        (code, _) => ClusterError::Unavailable(format!("{code}: {}", status.message)),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    sealign_reconcile::error::chain(error)
+}
+
+impl KubeCluster {
+    /// The cluster that `client` speaks to.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    fn api(&self, kind: Kind, namespace: Option<&str>) -> Api<DynamicObject> {
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource(kind)),
+            None => Api::all_with(self.client.clone(), &resource(kind)),
+        }
+    }
+}
+
+/// Runs one request within [`REQUEST_TIMEOUT`].
+async fn bounded<T>(
+    target: &str,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ClusterError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(answer) => answer.map_err(|error| meaning(target, error)),
+        Err(_) => Err(ClusterError::Unavailable(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))),
+    }
+}
+
+#[async_trait]
+impl Cluster for KubeCluster {
+    async fn get(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<DynamicObject>, ClusterError> {
+        bounded(name, self.api(kind, Some(namespace)).get_opt(name)).await
+    }
+
+    async fn list(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Vec<DynamicObject>, ClusterError> {
+        let selector =
+            labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+        let api = self.api(kind, namespace);
+        let mut parameters = ListParams::default().labels(&selector).limit(PAGE);
+        let mut objects = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let page = bounded(kind.plural(), api.list(&parameters)).await?;
+            objects.extend(page.items);
+            let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
+                objects.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+                return Ok(objects);
+            };
+            parameters = parameters.continue_token(&token);
+        }
+        Err(ClusterError::Invalid(format!(
+            "more than {PAGES_MAX} pages of {} with {selector}",
+            kind.plural()
+        )))
+    }
+
+    async fn create(&self, kind: Kind, object: &DynamicObject) -> Result<DynamicObject, ClusterError> {
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        bounded(name, self.api(kind, Some(namespace)).create(&parameters, object)).await
+    }
+
+    async fn patch_status(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        version: &str,
+        status: &Value,
+    ) -> Result<DynamicObject, ClusterError> {
+        // A merge patch would leave fields that we no longer set; a PUT of the subresource replaces the status and nothing
+        // else, and names the version that it rests on.
+        let mut object = DynamicObject::new(name, &resource(kind)).within(namespace);
+        object.metadata.resource_version = Some(version.to_owned());
+        object.data = json!({ "status": status });
+        let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        bounded(name, self.api(kind, Some(namespace)).replace_status(name, &parameters, &object)).await
+    }
+
+    async fn patch_metadata(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        metadata: &Value,
+    ) -> Result<DynamicObject, ClusterError> {
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
+        let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        bounded(name, self.api(kind, Some(namespace)).patch(name, &parameters, &patch)).await
+    }
+
+    async fn delete(&self, kind: Kind, namespace: &str, name: &str, uid: &str) -> Result<(), ClusterError> {
+        let only_this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let parameters = DeleteParams::background().preconditions(only_this);
+        match bounded(name, self.api(kind, Some(namespace)).delete(name, &parameters)).await {
+            // Gone, or another object of the same name: this one is gone either way.
+            Ok(_) | Err(ClusterError::NotFound(_) | ClusterError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn changed(&self, limit: Duration) {
+        // Controllers have their own watches; nobody waits here but tests.
+        tokio::time::sleep(limit).await;
+    }
+}
+
+/// Field manager of everything that we write.
+const MANAGER: &str = "sealign-operator";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn api_error(code: u16, reason: &str) -> kube::Error {
+        kube::Error::Api(Box::new(Status {
+            code,
+            reason: reason.into(),
+            message: "spec.x: wrong".into(),
+            ..Status::default()
+        }))
+    }
+
+    #[test]
+    fn kinds_are_served_where_their_definitions_say() {
+        let campaign = resource(Kind::RolloutCampaign);
+        assert_eq!(
+            (campaign.api_version.as_str(), campaign.plural.as_str()),
+            ("sealign.dev/v1alpha1", "rolloutcampaigns")
+        );
+        assert_eq!(resource(Kind::Job).api_version, "batch/v1");
+        for definition in sealign_crds::generate::definitions() {
+            let kind = Kind::parse(&definition.spec.names.kind).unwrap();
+            assert_eq!(kind.plural(), definition.spec.names.plural);
+        }
+    }
+
+    #[test]
+    fn answers_of_the_server_keep_their_meaning() {
+        assert!(matches!(meaning("x", api_error(404, "NotFound")), ClusterError::NotFound(_)));
+        assert!(matches!(meaning("x", api_error(409, "AlreadyExists")), ClusterError::AlreadyExists(_)));
+        assert!(matches!(meaning("x", api_error(409, "Conflict")), ClusterError::Conflict(_)));
+        assert!(
+            matches!(meaning("x", api_error(422, "Invalid")), ClusterError::Invalid(m) if m.contains("spec.x"))
+        );
+        assert!(matches!(meaning("x", api_error(403, "Forbidden")), ClusterError::Forbidden(_)));
+        for code in [429, 500, 503, 504] {
+            assert!(matches!(meaning("x", api_error(code, "")), ClusterError::Unavailable(_)), "{code}");
+        }
+    }
+}
