@@ -60,7 +60,11 @@ impl JobError {
         match self {
             Self::Input(_) => true,
             Self::Train(error) => error.is_input(),
-            Self::Environment { .. } | Self::Open(_) | Self::Store(_) | Self::Local { .. } | Self::Serve(_) => false,
+            Self::Environment { .. }
+            | Self::Open(_)
+            | Self::Store(_)
+            | Self::Local { .. }
+            | Self::Serve(_) => false,
         }
     }
 }

@@ -12,22 +12,41 @@
 compile_error!("the embedded cluster needs Linux: namespaces, bubblewrap and parent-death signals");
 
 pub mod objects;
+
 pub mod memory;
+
 pub mod naming;
+
 pub mod shape;
+
 pub mod admission;
+
 pub mod folder;
+
 pub mod bubblewrap;
+
 pub mod notice;
+
 pub mod pods;
+
 pub mod job_spec;
+
 pub mod job_state;
+
 pub mod log;
+
 pub mod process;
+
 pub mod launch;
+
 pub mod jobs;
+
 pub mod standing;
+
 pub mod references;
+
 pub mod store_watch;
+
 pub mod engine;
+
 pub mod workplace;

@@ -53,16 +53,22 @@ fn pure_crates_reach_nothing_impure() {
 fn pure_crates_ban_clocks_files_and_environment() {
     for (package, folder) in PURE {
         let path = root().join(folder).join("clippy.toml");
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for banned in BANNED {
-            assert!(text.contains(&format!("\"{banned}\"")), "{package}: its clippy.toml does not ban {banned}");
+            assert!(
+                text.contains(&format!("\"{banned}\"")),
+                "{package}: its clippy.toml does not ban {banned}"
+            );
         }
     }
 }
 
 #[test]
 fn no_crate_but_storage_names_object_store() {
-    for entry in walkdir::WalkDir::new(root()).max_depth(3).into_iter().filter_entry(|e| !is_skipped(e.path())) {
+    for entry in
+        walkdir::WalkDir::new(root()).max_depth(3).into_iter().filter_entry(|e| !is_skipped(e.path()))
+    {
         let path = entry.unwrap().into_path();
         if path.file_name().is_none_or(|name| name != "Cargo.toml") || path.parent() == Some(&root()) {
             continue;

@@ -50,5 +50,6 @@ pub fn configuration() -> Result<WorkerConfig, JobError> {
 }
 
 fn variable(name: &'static str) -> Result<String, JobError> {
-    std::env::var(name).map_err(|_| JobError::Environment { variable: name, problem: "is not set".to_owned() })
+    std::env::var(name)
+        .map_err(|_| JobError::Environment { variable: name, problem: "is not set".to_owned() })
 }

@@ -61,7 +61,11 @@ mod tests {
             directory::check_vocabulary(&path, &tokenizer, &config).unwrap();
             let manifest = crate::train::export::read_manifest(&path).unwrap();
             for (file, entry) in manifest.files {
-                assert_eq!(crate::train::checkpoint::digest_file(&path.join(&file)).unwrap(), entry.digest, "{file}");
+                assert_eq!(
+                    crate::train::checkpoint::digest_file(&path.join(&file)).unwrap(),
+                    entry.digest,
+                    "{file}"
+                );
             }
         }
     }

@@ -23,17 +23,22 @@ pub fn model(bucket: &Bucket, source: &ModelSource, scratch: &Path) -> Result<Pa
             if path.join("config.json").is_file() {
                 return Ok(path);
             }
-            Err(JobError::Input(format!("`dir:{}` has no config.json that this pod can read", path.display())))
+            Err(JobError::Input(format!(
+                "`dir:{}` has no config.json that this pod can read",
+                path.display()
+            )))
         }
         ModelSource::Manifest(key) => {
             let manifest: Option<ModelManifest> = bucket.wait(bucket.store.get_json(key))?;
-            let manifest =
-                manifest.ok_or_else(|| JobError::Input(format!("`artifact:{key}` does not exist in the store")))?;
+            let manifest = manifest
+                .ok_or_else(|| JobError::Input(format!("`artifact:{key}` does not exist in the store")))?;
             let folder = scratch.join("base");
             create(&folder)?;
             for (name, file) in &manifest.files {
                 if name.contains(['/', '\\']) || name.starts_with('.') {
-                    return Err(JobError::Input(format!("`artifact:{key}` names a file outside of its folder")));
+                    return Err(JobError::Input(format!(
+                        "`artifact:{key}` names a file outside of its folder"
+                    )));
                 }
                 download(bucket, file, &folder.join(name), SHARD_BYTES_MAX)?;
             }
@@ -49,7 +54,12 @@ pub fn forest(bucket: &Bucket, key: &str) -> Result<ForestManifest, JobError> {
 }
 
 /// Brings the forest's output `name` into `folder` and returns the file.
-pub fn examples(bucket: &Bucket, forest: &ForestManifest, name: &str, folder: &Path) -> Result<PathBuf, JobError> {
+pub fn examples(
+    bucket: &Bucket,
+    forest: &ForestManifest,
+    name: &str,
+    folder: &Path,
+) -> Result<PathBuf, JobError> {
     let output = forest.outputs.get(name);
     let output = output.ok_or_else(|| JobError::Input(format!("the forest has no output `{name}`")))?;
     let path = folder.join(format!("{name}.jsonl"));
@@ -63,8 +73,8 @@ pub fn learn_every_turn(path: &Path) -> Result<(), JobError> {
     let text = std::fs::read_to_string(path).map_err(local)?;
     let mut rows = String::with_capacity(text.len());
     for line in text.lines() {
-        let mut row: Value =
-            serde_json::from_str(line).map_err(|error| JobError::Input(format!("{}: {error}", path.display())))?;
+        let mut row: Value = serde_json::from_str(line)
+            .map_err(|error| JobError::Input(format!("{}: {error}", path.display())))?;
         for message in row.get_mut("messages").and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(members) = message.as_object_mut() {
                 members.remove("train");

@@ -56,7 +56,8 @@ impl StepSettings {
             .map_err(|error| JobError::Input(format!("the step's settings cannot be read: {error}")))?;
         if read.lora.is_some() {
             return Err(JobError::Input(
-                "spec.trainer.lora is not supported by this version; leave it out to train all weights".to_owned(),
+                "spec.trainer.lora is not supported by this version; leave it out to train all weights"
+                    .to_owned(),
             ));
         }
         Ok(read)
@@ -142,14 +143,18 @@ mod tests {
         let settings = StepSettings::read(&written).unwrap();
         assert!(settings.masks_invalid_turns());
         let stage = settings.to_stage();
-        assert_eq!(stage.batch, StepSize::Examples(usize::try_from(OptimizationSpec::default().batch_size).unwrap()));
+        assert_eq!(
+            stage.batch,
+            StepSize::Examples(usize::try_from(OptimizationSpec::default().batch_size).unwrap())
+        );
         assert_eq!(stage.anchor, None);
     }
 
     #[test]
     fn an_adapter_is_refused_with_the_remedy() {
         let stage: SftStage = serde_json::from_value(json!({})).unwrap();
-        let trainer: TrainerSpec = serde_json::from_value(json!({ "lora": { "rank": 8, "alpha": 16 } })).unwrap();
+        let trainer: TrainerSpec =
+            serde_json::from_value(json!({ "lora": { "rank": 8, "alpha": 16 } })).unwrap();
         let error = StepSettings::read(&sealign_plan::settings::sft(&stage, &trainer, 0)).unwrap_err();
         assert!(error.is_input() && error.to_string().contains("spec.trainer.lora"));
     }

@@ -10,12 +10,11 @@ use serde_json::{Map, Value};
 
 use super::fetch::create;
 use super::{Bucket, JobError};
+use crate::train::checkpoint::{self, Checkpoints};
 use crate::train::{ArtifactSink, LocalSink};
 
 /// Time between two progress objects: a status line needs no more, and a store bills for each.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
-/// Files of a checkpoint, the manifest last: a checkpoint without it does not count.
-const FILES: [&str; 4] = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"];
 /// A checkpoint file at most.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
 
@@ -61,7 +60,7 @@ impl ArtifactSink for StoreSink {
 
     fn checkpoint(&mut self, step: usize, folder: &Path) -> std::io::Result<()> {
         self.local.checkpoint(step, folder)?;
-        for file in FILES {
+        for file in checkpoint::FILES {
             let key = checkpoint_key(&self.keys, step, file);
             self.bucket
                 .wait(self.bucket.store.upload_file(&key, &folder.join(file)))
@@ -71,35 +70,47 @@ impl ArtifactSink for StoreSink {
     }
 }
 
-/// Brings the newest whole checkpoint of the store into `output`, unless that has one as new.
+/// Brings the newest whole checkpoint of the store into `output`, and the best one that it names. Returns the newest's step.
 pub fn restore(bucket: &Bucket, keys: &ObjectKeys, output: &Path) -> Result<Option<usize>, JobError> {
     let names = bucket.wait(bucket.store.list_names(&keys.join("checkpoints")))?;
     let newest = names.iter().filter_map(|name| whole_step(name)).max();
     let Some(step) = newest else { return Ok(None) };
-    let folder = output.join("checkpoints").join(format!("step-{step:08}"));
-    if folder.join("manifest.json").exists() {
-        return Ok(Some(step));
-    }
-    create(&folder)?;
-    for file in FILES {
-        let target = folder.join(file);
-        if target.exists() {
-            std::fs::remove_file(&target).map_err(|source| JobError::Local { path: target.clone(), source })?;
-        }
-        let key = checkpoint_key(keys, step, file);
-        bucket.wait(bucket.store.download_file(&key, &target, FILE_BYTES_MAX, None))?;
+    let local = |source| JobError::Train(crate::train::RunError::Checkpoint(source));
+    let checkpoints = Checkpoints::open(output.join("checkpoints")).map_err(local)?;
+    bring(bucket, keys, step, &checkpoints.path(step))?;
+    // The model of the run is the best checkpoint, which need not be the newest.
+    if let Some(best) = checkpoints.best_step(step) {
+        bring(bucket, keys, best, &checkpoints.path(best))?;
     }
     Ok(Some(step))
 }
 
+/// Downloads a checkpoint unless it is there.
+fn bring(bucket: &Bucket, keys: &ObjectKeys, step: usize, folder: &Path) -> Result<(), JobError> {
+    if folder.join(checkpoint::MANIFEST).exists() {
+        return Ok(());
+    }
+    create(folder)?;
+    for file in checkpoint::FILES {
+        let target = folder.join(file);
+        if target.exists() {
+            std::fs::remove_file(&target)
+                .map_err(|source| JobError::Local { path: target.clone(), source })?;
+        }
+        let key = checkpoint_key(keys, step, file);
+        bucket.wait(bucket.store.download_file(&key, &target, FILE_BYTES_MAX, None))?;
+    }
+    Ok(())
+}
+
 fn checkpoint_key(keys: &ObjectKeys, step: usize, file: &str) -> String {
-    keys.join(&format!("checkpoints/step-{step:08}/{file}"))
+    keys.join(&format!("checkpoints/{step}/{file}"))
 }
 
 /// The step of a checkpoint's manifest, by the manifest's name.
 fn whole_step(name: &str) -> Option<usize> {
     let folder = name.strip_suffix("/manifest.json")?;
-    folder.rsplit('/').next()?.strip_prefix("step-")?.parse().ok()
+    folder.rsplit('/').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -108,8 +119,8 @@ mod tests {
 
     #[test]
     fn only_a_checkpoint_with_its_manifest_is_whole() {
-        assert_eq!(whole_step("a/checkpoints/step-00000120/manifest.json"), Some(120));
-        assert_eq!(whole_step("a/checkpoints/step-00000120/state.json"), None);
+        assert_eq!(whole_step("a/checkpoints/120/manifest.json"), Some(120));
+        assert_eq!(whole_step("a/checkpoints/120/state.json"), None);
         assert_eq!(whole_step("a/model/manifest.json"), None);
     }
 }

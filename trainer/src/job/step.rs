@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use sealign_manifest::Digest;
 use sealign_manifest::group::{OutputRef, Rejection};
 use sealign_manifest::train::{ModelManifest, TrainStep};
-use sealign_manifest::Digest;
 use sealign_plan::config::WorkerConfig;
 use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
 
@@ -102,7 +102,8 @@ fn forest_digest(bucket: &Bucket, key: &str) -> Result<Digest, JobError> {
     /// A forest manifest at most.
     const BYTES_MAX: u64 = 4 * 1024 * 1024;
     let bytes = bucket.wait(bucket.store.get_bounded(key, BYTES_MAX))?;
-    let bytes = bytes.ok_or_else(|| JobError::Input(format!("the forest `{key}` does not exist in the store")))?;
+    let bytes =
+        bytes.ok_or_else(|| JobError::Input(format!("the forest `{key}` does not exist in the store")))?;
     Ok(Digest::of_bytes(&bytes))
 }
 

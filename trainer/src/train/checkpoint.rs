@@ -23,7 +23,10 @@ const KEPT: usize = 2;
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
-const MANIFEST: &str = "manifest.json";
+/// Name of a checkpoint's manifest: without it, or with a digest in it that does not match, a checkpoint does not count.
+pub const MANIFEST: &str = "manifest.json";
+/// Files of a checkpoint in the order in which they are written.
+pub const FILES: [&str; 4] = [WEIGHTS, OPTIMIZER, STATE, MANIFEST];
 
 /// Why a checkpoint could not be written or used.
 #[derive(Debug, Error)]
@@ -177,6 +180,11 @@ impl Checkpoints {
         sync_folder(&self.folder);
         self.prune(state)?;
         Ok(target)
+    }
+
+    /// The step of the best checkpoint so far, as the valid checkpoint after `step` steps says.
+    pub fn best_step(&self, step: usize) -> Option<usize> {
+        read_valid(&self.path(step))?.best.map(|best| best.step)
     }
 
     /// State of the newest valid checkpoint. Checkpoints that fail their digests are skipped and named in `torn`.
