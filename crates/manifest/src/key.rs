@@ -133,6 +133,7 @@ impl ObjectKeys {
     }
 
     /// Keys of a training step of an AlignmentRun.
+    #[must_use]
     pub fn step(&self, step: &str) -> Self {
         Self(self.join(&format!("steps/{step}")))
     }
