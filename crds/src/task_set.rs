@@ -250,7 +250,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn task_set(source: Value) -> TaskSet {
+    fn task_set(source: &Value) -> TaskSet {
         let spec = json!({ "source": source });
         serde_json::from_value(json!({
             "apiVersion": "sealign.dev/v1alpha1", "kind": "TaskSet", "metadata": { "name": "t" }, "spec": spec,
@@ -261,15 +261,15 @@ mod tests {
     #[test]
     fn a_task_set_needs_exactly_one_source() {
         let mini = json!({ "mini": { "split": "Train", "count": 3 } });
-        task_set(mini).validate_cel().unwrap();
-        let error = task_set(json!({})).validate_cel().unwrap_err().to_string();
+        task_set(&mini).validate_cel().unwrap();
+        let error = task_set(&json!({})).validate_cel().unwrap_err().to_string();
         assert!(error.contains("exactly one of mini"), "{error}");
     }
 
     #[test]
     fn the_source_of_a_task_set_is_frozen() {
-        let old = task_set(json!({ "mini": { "split": "Train", "count": 3 } }));
-        let new = task_set(json!({ "mini": { "split": "Train", "count": 4 } }));
+        let old = task_set(&json!({ "mini": { "split": "Train", "count": 3 } }));
+        let new = task_set(&json!({ "mini": { "split": "Train", "count": 4 } }));
         let error = new.validate_cel_update(&old).unwrap_err().to_string();
         assert!(error.contains("create another TaskSet"), "{error}");
         old.validate_cel_update(&old).unwrap();

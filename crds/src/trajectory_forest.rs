@@ -322,7 +322,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn forest(spec: Value) -> TrajectoryForest {
+    fn forest(spec: &Value) -> TrajectoryForest {
         serde_json::from_value(json!({
             "apiVersion": "sealign.dev/v1alpha1", "kind": "TrajectoryForest", "metadata": { "name": "f" }, "spec": spec,
         }))
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn defaults_are_the_papers_rule() {
-        let spec = forest(json!({ "campaignRefs": [{ "name": "c" }] })).spec;
+        let spec = forest(&json!({ "campaignRefs": [{ "name": "c" }] })).spec;
         assert_eq!(spec.pairs.threshold.as_str(), "0.5");
         assert_eq!(spec.pairs.score_estimator, ScoreEstimator::Raw);
         assert_eq!((spec.filters.loop_min_repeats, spec.filters.overlap_min_prefix), (3, 1));
@@ -339,15 +339,15 @@ mod tests {
 
     #[test]
     fn a_forest_of_nothing_is_refused() {
-        let error = forest(json!({})).validate_cel().unwrap_err().to_string();
+        let error = forest(&json!({})).validate_cel().unwrap_err().to_string();
         assert!(error.contains("campaignRefs or imports"), "{error}");
-        forest(json!({ "campaignRefs": [{ "name": "c" }] })).validate_cel().unwrap();
+        forest(&json!({ "campaignRefs": [{ "name": "c" }] })).validate_cel().unwrap();
     }
 
     #[test]
     fn a_forest_is_frozen() {
-        let old = forest(json!({ "campaignRefs": [{ "name": "c" }] }));
-        let new = forest(json!({ "campaignRefs": [{ "name": "c" }], "seed": 2 }));
+        let old = forest(&json!({ "campaignRefs": [{ "name": "c" }] }));
+        let new = forest(&json!({ "campaignRefs": [{ "name": "c" }], "seed": 2 }));
         assert!(new.validate_cel_update(&old).unwrap_err().to_string().contains("create another one"));
     }
 }

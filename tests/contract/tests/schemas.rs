@@ -26,10 +26,10 @@ fn lint(path: &str, schema: &Value, findings: &mut Vec<String>) {
             }
         }
         Some("array") if schema.get("maxItems").is_none() => complain("a list without maxItems"),
-        Some("object") if schema.get("additionalProperties").is_some() => {
-            if schema.get("maxProperties").is_none() {
-                complain("a map without maxProperties");
-            }
+        Some("object")
+            if schema.get("additionalProperties").is_some() && schema.get("maxProperties").is_none() =>
+        {
+            complain("a map without maxProperties");
         }
         _ => {}
     }

@@ -32,10 +32,10 @@ impl StoreSink {
         Ok(Self { local: LocalSink::open(folder, false)?, bucket, keys, told: None })
     }
 
-    fn tell(&mut self, progress: &TrainProgress) -> std::io::Result<()> {
+    fn tell(&mut self, progress: &TrainProgress) {
         let is_last = progress.step == progress.steps;
         if !is_last && self.told.is_some_and(|told| told.elapsed() < PROGRESS_EVERY) {
-            return Ok(());
+            return;
         }
         self.told = Some(Instant::now());
         let key = self.keys.progress();
@@ -44,14 +44,14 @@ impl StoreSink {
         if let Err(error) = told {
             tracing::warn!(%error, "progress could not be told");
         }
-        Ok(())
     }
 }
 
 impl ArtifactSink for StoreSink {
     fn progress(&mut self, progress: &TrainProgress) -> std::io::Result<()> {
         self.local.progress(progress)?;
-        self.tell(progress)
+        self.tell(progress);
+        Ok(())
     }
 
     fn log(&mut self, record: &Map<String, Value>) -> std::io::Result<()> {
