@@ -18,6 +18,7 @@ pub mod generate;
 pub mod model;
 pub mod rollout_campaign;
 pub mod shared;
+pub mod stages;
 pub mod task_set;
 pub mod trajectory_forest;
 
