@@ -45,6 +45,10 @@ test-loop: build ## Embedded runs of the release programs: the loop, kills, bad 
 test-parity: build ## The trainer beside transformers and TRL.
 	tests/parity/run.sh $(TARGET)/release/sealign-trainer
 
+.PHONY: base-model
+base-model: build ## Pretrain the built-in base model again (about 20 minutes on two cores).
+	$(TARGET)/release/sealign-trainer pretrain --seed 1 --tokens 6000000 --out trainer/models/mini-base
+
 .PHONY: generate
 generate: ## Write the files that are generated from code.
 	cargo run --locked --quiet --package sealign-crds --bin crdgen -- crds/yaml

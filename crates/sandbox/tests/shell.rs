@@ -100,7 +100,8 @@ fn a_timeout_interrupts_then_kills_the_whole_tree_and_restarts_the_shell() {
 #[test]
 fn an_interrupted_program_may_say_its_last_words() {
     let running = Running::claimed(&[]);
-    let reply = running.sh_within("bash -c 'trap \"echo cleaned; exit\" INT; sleep 30 & wait'", 1);
+    // Long enough for a loaded machine to have started the inner shell and set its trap.
+    let reply = running.sh_within("bash -c 'trap \"echo cleaned; exit\" INT; sleep 30 & wait'", 4);
     assert!(reply.timed_out);
     assert_eq!(reply.output.head, "cleaned\n");
 }

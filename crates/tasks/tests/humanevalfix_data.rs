@@ -70,6 +70,20 @@ fn judge((task, row): &(&Task, &serde_json::Value)) -> [bool; 3] {
 }
 
 #[test]
+fn a_whole_function_is_judged_like_its_body() {
+    let Some((tasks, rows)) = rows() else { return };
+    for (task, row) in tasks.iter().zip(&rows).step_by(40) {
+        let text = |field: &str| row[field].as_str().unwrap();
+        for field in ["canonical_solution", "buggy_solution"] {
+            let body = grade(task, &prediction_patch(task, text(field)).unwrap());
+            let whole = format!("{}{}", text("declaration"), text(field));
+            let function = grade(task, &prediction_patch(task, &whole).unwrap());
+            assert_eq!(body.verdict, function.verdict, "{}: {field}", task.id);
+        }
+    }
+}
+
+#[test]
 fn one_row_in_twenty_is_judged_as_published() {
     check(20);
 }

@@ -2,6 +2,7 @@
 //! patches are our own; real gradings run in sandboxes.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ fn execute(root: &Path, run: &TestRun) -> RunOutput {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(run.stdin.as_bytes()).unwrap();
@@ -57,5 +59,8 @@ fn execute(root: &Path, run: &TestRun) -> RunOutput {
         }
         std::thread::sleep(Duration::from_millis(2));
     };
+    // A solution that never ends has a process of its own, which outlives the one that was ended.
+    let group = format!("-{}", child.id());
+    let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
     RunOutput { exit_code: status.code(), timed_out, stdout: reader.join().unwrap() }
 }

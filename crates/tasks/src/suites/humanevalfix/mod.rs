@@ -197,11 +197,18 @@ fn task(row: Row, path: String, image: &str, interpreter: &str) -> Result<Task, 
 }
 
 /// The patch that makes the task's file hold import lines, the declaration and a bare `solution` (what `--predictions`
-/// files give); the reference test follows when it is graded. `None` for tasks of other suites.
+/// files give); the reference test follows when it is graded. A solution that defines the function itself stands in for
+/// the declaration, since chat models answer with whole functions. `None` for tasks of other suites.
 pub fn prediction_patch(task: &Task, solution: &str) -> Option<String> {
     let declaration = task.truth.as_ref()?.get("declaration")?.as_str()?;
     let file = task.environment.files.first()?;
-    let after = format!("{}\n{declaration}{solution}\n", IMPORTS.join("\n"));
+    let (before, definition) = split_definition(declaration);
+    let is_whole = name_of(definition).is_some_and(|name| {
+        let own = format!("def {name}(");
+        solution.lines().any(|line| line.starts_with(&own))
+    });
+    let head = if is_whole { before } else { declaration };
+    let after = format!("{}\n{head}{solution}\n", IMPORTS.join("\n"));
     Some(unified_diff(&[FileChange {
         path: file.path.clone(),
         before: Some(file.content.clone()),
@@ -209,12 +216,22 @@ pub fn prediction_patch(task: &Task, solution: &str) -> Option<String> {
     }]))
 }
 
+/// A declaration in two: imports and helpers, and the definition that the body follows.
+fn split_definition(declaration: &str) -> (&str, &str) {
+    let at = declaration.rfind("\ndef ").map_or(0, |newline| newline + 1);
+    declaration.split_at_checked(at).unwrap_or(("", declaration))
+}
+
+fn name_of(definition: &str) -> Option<&str> {
+    definition.trim_start().strip_prefix("def ")?.split('(').next().map(str::trim)
+}
+
 /// One line of a predictions file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Prediction {
     /// The task.
     pub task_id: String,
-    /// The function's body, to follow the declaration.
+    /// The function's body, to follow the declaration, or the whole function.
     pub solution: String,
 }
 
