@@ -77,6 +77,11 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
     let apply = move || {
         // Only system calls and memory prepared before the fork: another thread may have held any lock.
         check(i64::from(unsafe { libc::setsid() }))?;
+        // A script's background jobs ignore interrupts and hand that down; a shell cannot trap what it was started to
+        // ignore, so that a timeout could not interrupt anything.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         for limit in &rlimits {
             let value = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
             check(i64::from(unsafe { libc::setrlimit(limit.resource, &raw const value) }))?;

@@ -31,7 +31,9 @@ impl Running {
     pub fn unclaimed(flags: &[&str]) -> Self {
         let (root, door) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let socket = door.path().join("sandbox.sock");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sealign-sandbox"));
+        // As a background job of a script starts it: with interrupts ignored, which children must not inherit.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' INT QUIT; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sealign-sandbox")]);
         command.args(["--pod-uid", POD, "--socket"]).arg(&socket).arg("--root").arg(root.path()).args(flags);
         let child = command.env("SEALIGN_CANARY", "canary-7f3a").spawn().unwrap();
         wait_for(&socket);
