@@ -45,6 +45,12 @@ test-loop: build ## Embedded runs of the release programs: the loop, kills, bad 
 test-parity: build ## The trainer beside transformers and TRL.
 	tests/parity/run.sh $(TARGET)/release/sealign-trainer
 
+SEEDS ?= 1,2,3
+EVAL_SEED ?= 2
+.PHONY: learn
+learn: build ## Train over SEEDS with both teacher sets and print what learning shows on the tasks of EVAL_SEED.
+	python3 scripts/learn.py --sealign $(TARGET)/release/sealign --folder .sealign/learn --seeds $(SEEDS) --eval-seed $(EVAL_SEED)
+
 .PHONY: base-model
 base-model: build ## Pretrain the built-in base model again (about 20 minutes on two cores).
 	$(TARGET)/release/sealign-trainer pretrain --seed 1 --tokens 6000000 --out trainer/models/mini-base

@@ -85,7 +85,9 @@ def campaign_survives_kills(programs, folder, kills):
     instants = random.Random(seed)
     hit = 0
     for _ in range(kills):
-        hit += kill_after(programs, manifest, folder / "killed", instants.uniform(0.05, 1.0) * seconds)
+        # What is recorded stays, so each run is shorter than the one before: early instants hit them all.
+        hit += kill_after(programs, manifest, folder / "killed", instants.uniform(0.05, 0.25) * seconds)
+    expect(hit * 2 >= kills, f"{hit} of {kills} kills met a run at work")
     killed, _ = run(programs, manifest, folder / "killed")
     expect(digests(killed) == digests(whole), f"killed {hit} times of {kills}: the same digests")
     expect(
