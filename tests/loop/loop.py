@@ -107,6 +107,10 @@ def quickstart_learns(programs, folder):
     for model in models:
         print(json.dumps(model)[:400], flush=True)
     expect(len(models) >= 3, "base, SFT and SFT + DPO were measured")
+    # Three campaigns over one task list, a forest, two trained models and a report.
+    verify = [str(programs / "sealign"), "verify", "--state", str(folder / "quickstart")]
+    walk = subprocess.run(verify, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    expect(walk.returncode == 0, f"verify: the lineage is sound\n{walk.stdout[-2000:]}")
 
 
 def main():

@@ -58,7 +58,13 @@ struct ReportManifest {
 /// # Errors
 /// [`StoreError`] when the store fails; a missing or altered object is a finding.
 pub async fn walk(store: &dyn ArtifactStore, key: &str) -> Result<Walk, StoreError> {
-    let mut walker = Walker { store, walk: Walk::default(), seen: BTreeSet::new(), open: Vec::new() };
+    let mut walker = Walker {
+        store,
+        walk: Walk::default(),
+        seen: BTreeSet::new(),
+        listed: BTreeMap::new(),
+        open: Vec::new(),
+    };
     walker.open.push((key.to_owned(), None));
     while let Some((key, digest)) = walker.open.pop() {
         walker.visit(&key, digest.as_ref()).await?;
@@ -70,6 +76,8 @@ struct Walker<'a> {
     store: &'a dyn ArtifactStore,
     walk: Walk,
     seen: BTreeSet<String>,
+    /// Tasks by the list that was seen: several campaigns share one.
+    listed: BTreeMap<String, BTreeSet<Digest>>,
     /// Objects to visit, with the digest that something promised.
     open: Vec<(String, Option<Digest>)>,
 }
@@ -171,13 +179,15 @@ impl Walker<'_> {
         let Some(plan_bytes) = self.object(&keys.plan(), Some(&closed.plan)).await? else { return Ok(()) };
         let Some(plan) = self.parse::<PlanManifest>(&keys.plan(), &plan_bytes) else { return Ok(()) };
         let task_keys = ObjectKeys::new(plan.task_prefix.clone());
-        let mut tasks = BTreeSet::new();
-        if let Some(list) = self.object(&task_keys.tasks(), None).await? {
-            self.tasks(&task_keys.tasks(), &task_keys, &list, Some(&plan.tasks)).await?;
-            if let Some(list) = self.parse::<TaskListManifest>(&task_keys.tasks(), &list) {
-                tasks.extend(list.tasks.into_iter().map(|task| task.digest));
+        let list_key = task_keys.tasks();
+        if let Some(list) = self.object(&list_key, None).await? {
+            self.tasks(&list_key, &task_keys, &list, Some(&plan.tasks)).await?;
+            if let Some(list) = self.parse::<TaskListManifest>(&list_key, &list) {
+                let tasks = list.tasks.into_iter().map(|task| task.digest).collect();
+                self.listed.insert(list_key.clone(), tasks);
             }
         }
+        let tasks = self.listed.get(&list_key).cloned().unwrap_or_default();
         let mut records = Vec::new();
         for group in &plan.groups {
             let planned = if group.items == 0 { None } else { self.items(keys, &group.id, &tasks).await? };
