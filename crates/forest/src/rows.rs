@@ -71,17 +71,19 @@ impl Forest {
         let chosen = rollout(tree, pair.chosen_rollout, named).ok_or_else(broken)??;
         let rejected = rollout(tree, pair.rejected_rollout, named).ok_or_else(broken)??;
         let depth = usize::try_from(pair.depth).map_err(|_| broken())?;
-        let continuation = |trajectory: &Trajectory| match self.options.pairs.mode {
+        let continuation = |trajectory: &Trajectory, options: &ChatOptions| match self.options.pairs.mode {
             PairMode::Critical => decision(trajectory, depth, options),
             PairMode::WholeTrajectory => {
                 let prompt = prefix(trajectory, 0, options).len();
                 to_chat(trajectory, options).split_off(prompt)
             }
         };
+        // An invalid output must not be imitated, but being rejected is just what it is there for (specs 5.4).
+        let all = ChatOptions { mask_invalid: false, ..options.clone() };
         Ok(PreferenceRow {
             prompt: row_messages(prefix(chosen, depth, options)),
-            chosen: row_messages(continuation(chosen)),
-            rejected: row_messages(continuation(rejected)),
+            chosen: row_messages(continuation(chosen, options)),
+            rejected: row_messages(continuation(rejected, &all)),
             score_chosen: score_chosen.to_string(),
             score_rejected: score_rejected.to_string(),
             support_chosen: score_chosen.paths,

@@ -59,6 +59,25 @@ fn whole_trajectory_rows_hold_everything_after_the_prompt() {
 }
 
 #[test]
+fn an_invalid_output_counts_where_it_is_rejected_and_nowhere_else() {
+    let trajectories = [("a", "A B C", true), ("b", "A !x B", false)]
+        .map(|(id, words, success)| rollout("t", id, words, success));
+    for mode in [PairMode::Critical, PairMode::WholeTrajectory] {
+        let pairs = PairOptions { mode, ..PairOptions::default() };
+        let forest = build(&trajectories, &Options { pairs, ..Options::default() }).unwrap();
+        let rows = forest.preference_rows(&trajectories, &ChatOptions::default()).unwrap();
+        let invalid: Vec<&RowMessage> = rows[0].rejected.iter().filter(|said| said.content == "x").collect();
+        assert_eq!(invalid.len(), 1);
+        assert!(invalid[0].train, "{mode:?}: a masked output teaches nothing");
+    }
+    let successes = [("c", "A !x B"), ("d", "A D")].map(|(id, words)| rollout("t", id, words, true));
+    let forest = build(&successes, &Options::default()).unwrap();
+    let imitated = forest.sft_rows(&successes, &ChatOptions::default()).unwrap();
+    let invalid: Vec<_> = imitated[0].messages.iter().filter(|said| said.content == "x").collect();
+    assert!(!invalid[0].train);
+}
+
+#[test]
 fn successes_are_deduplicated_and_limited_when_asked() {
     let mut trajectories: Vec<Trajectory> = (0..6)
         .map(|index| rollout("t", &format!("r{index}"), &format!("A={index} B C{}", index / 2), true))
