@@ -31,13 +31,13 @@ const STEP_TOKENS: usize = 3_000;
 const VOCABULARY: usize = 1_024;
 /// Context of the base model.
 const CONTEXT: usize = 768;
-/// Optimiser steps of copying drills.
+/// Optimiser steps of copying drills; fewer where all the rest is shorter than that.
 const DRILL_STEPS: usize = 80;
 /// Share of the tokens after the drills that whole attempts alone get.
-const READING_SHARE: f64 = 0.25;
+const READING_SHARE: f64 = 0.15;
 /// Share of the commit stage's tokens that commits get; the rest are whole attempts.
-const COMMIT_SHARE: f64 = 0.6;
-/// Fresh commits that competence is measured on.
+const COMMIT_SHARE: f64 = 0.7;
+/// Fresh commits that competence is measured on at most.
 const FRESH_COMMITS: usize = 500;
 /// Peak learning rates of the three stages.
 const RATES: [f64; 3] = [3e-3, 3e-3, 2e-3];
@@ -121,14 +121,14 @@ pub fn pretrain(settings: &PretrainSettings, say: &mut dyn FnMut(&str)) -> Resul
     let format = ChatFormat::chat_ml();
     let reading = encode(&tokenizer, &format, &attempts, CONTEXT)?;
     let editing = encode(&tokenizer, &format, &commits, CONTEXT)?;
-    let fresh = texts::commits(seed.wrapping_add(0x00F2_E540), FRESH_COMMITS * 2)?;
+    let fresh = texts::commits(seed.wrapping_add(0x00F2_E540), count.min(FRESH_COMMITS * 2))?;
     let mut fresh = encode(&tokenizer, &format, &fresh, CONTEXT)?;
     fresh.truncate(FRESH_COMMITS);
     let config = ModelConfig::from_value(&config_document())?;
     let weights = structured::induction(&config, u64::from(seed))?;
     let model = Decoder::trainable(config, weights);
     let mut course = Course::new(&model, u64::from(seed), say);
-    course.drill()?;
+    course.drill(DRILL_STEPS.min(settings.tokens / STEP_TOKENS))?;
     let reading_tokens = scaled(settings.tokens, READING_SHARE);
     course.read(&reading, reading_tokens)?;
     course.commit(&reading, &editing, &fresh, settings.tokens.saturating_sub(reading_tokens))?;
@@ -154,12 +154,12 @@ impl<'model, 'say> Course<'model, 'say> {
         Self { model, optimizer: AdamW::new(constants, &model.weights), seed, steps: 0, say }
     }
 
-    fn drill(&mut self) -> Result<(), PretrainError> {
-        let schedule = stage_schedule(0, DRILL_STEPS, ScheduleKind::Constant);
-        for step in 0..DRILL_STEPS {
+    fn drill(&mut self, count: usize) -> Result<(), PretrainError> {
+        let schedule = stage_schedule(0, count, ScheduleKind::Constant);
+        for step in 0..count {
             let examples = drills(self.seed, step as u64, STEP_TOKENS, VOCABULARY);
             let loss = self.step(&examples.iter().collect::<Vec<_>>(), schedule.rate(step))?;
-            self.report("drill", step, DRILL_STEPS, loss);
+            self.report("drill", step, count, loss);
         }
         Ok(())
     }
