@@ -24,12 +24,15 @@ pub struct TaskListManifest {
 }
 
 impl TaskListManifest {
-    /// The digest that campaigns, forests and reports name.
+    /// The digest that campaigns, forests and reports name: over the tasks' ids, digests and environments. Where images are
+    /// pulled from is a matter of the installation, and so are the bytes of the rows, which hold it.
     ///
     /// # Errors
     /// When the manifest cannot be written as JSON.
     pub fn digest(&self) -> Result<Digest, serde_json::Error> {
-        Digest::of_json(self)
+        let tasks: Vec<_> =
+            self.tasks.iter().map(|task| (&task.id, &task.digest, &task.environment)).collect();
+        Digest::of_json(&(self.suite, tasks))
     }
 }
 
@@ -69,8 +72,6 @@ pub struct HealthManifest {
 pub struct PlanManifest {
     /// Digest of the task list.
     pub tasks: Digest,
-    /// Keys of the TaskSet whose rows hold the tasks.
-    pub task_prefix: String,
     /// Digest of everything in the campaign's spec that decides a record.
     pub spec: Digest,
     /// Tasks that take part.
@@ -83,6 +84,18 @@ pub struct PlanManifest {
     pub graded: bool,
     /// Groups in plan order.
     pub groups: Vec<GroupRef>,
+}
+
+impl PlanManifest {
+    /// The digest that closed sets name. References of images, which only say where they are pulled from, are left out.
+    ///
+    /// # Errors
+    /// When the manifest cannot be written as JSON.
+    pub fn digest(&self) -> Result<Digest, serde_json::Error> {
+        let mut content = self.clone();
+        content.groups.iter_mut().for_each(|group| group.image.clear());
+        Digest::of_json(&content)
+    }
 }
 
 /// One group of a plan.
@@ -262,7 +275,7 @@ pub struct ForestManifest {
     pub inputs: BTreeMap<String, Digest>,
     /// Digest of the options.
     pub options: Digest,
-    /// Keys and digests of what came out: `trees`, `pairs`, `sft`, `dpo`, `statistics`, `viewer`.
+    /// Names and digests of what came out: `trees`, `pairs`, `sft`, `dpo`, `statistics`, `viewer`.
     pub outputs: BTreeMap<String, OutputRef>,
     /// The paper's Table 1 and more, as `sealign forest --output json` prints it, without its pairs.
     pub statistics: serde_json::Value,
@@ -272,12 +285,16 @@ pub struct ForestManifest {
     pub pairs: u64,
 }
 
+/// Where the inputs of a manifest lie: keys by the names that the manifest has for their digests. Places hold UIDs and say
+/// nothing of content, so this document stands beside the manifest, and no digest covers it.
+pub type Lineage = BTreeMap<String, String>;
+
 /// One object that a worker wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutputRef {
-    /// Key below the store's root.
-    pub key: String,
+    /// Its name relative to the folder of the manifest that lists it.
+    pub file: String,
     /// Digest of its bytes.
     pub digest: Digest,
     /// Size in bytes.
@@ -292,6 +309,34 @@ mod tests {
     fn causes_that_are_nobodys_doing_do_not_count() {
         assert!(!TryCause::Preempted.counts());
         assert!(TryCause::Model.counts());
+    }
+
+    #[test]
+    fn places_are_in_no_digest() -> Result<(), serde_json::Error> {
+        let digest = Digest::of_bytes(b"t");
+        let list = |image: &str| TaskListManifest {
+            suite: Suite::Mini,
+            rows: Digest::of_bytes(image.as_bytes()),
+            tasks: vec![TaskRef {
+                id: "a".into(),
+                digest: digest.clone(),
+                environment: digest.clone(),
+                image: image.into(),
+            }],
+        };
+        assert_eq!(list("here/python").digest()?, list("there/python").digest()?);
+        let plan = |image: &str, spec: &str| PlanManifest {
+            tasks: digest.clone(),
+            spec: Digest::of_bytes(spec.as_bytes()),
+            task_count: 1,
+            item_count: 1,
+            sandboxed: true,
+            graded: true,
+            groups: vec![GroupRef { id: "g0001".into(), image: image.into(), items: 1 }],
+        };
+        assert_eq!(plan("here/python", "a").digest()?, plan("there/python", "a").digest()?);
+        assert_ne!(plan("here/python", "a").digest()?, plan("here/python", "b").digest()?);
+        Ok(())
     }
 
     #[test]

@@ -42,6 +42,17 @@ impl ObjectKeys {
         &self.0
     }
 
+    /// The keys of the resource (or training step) that has `key` right below its prefix.
+    pub fn beside(key: &str) -> Self {
+        Self(key.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned())
+    }
+
+    /// The resource's name: the last part of the prefix without the digits of the UID.
+    pub fn name(&self) -> &str {
+        let last = self.0.rsplit('/').next().unwrap_or_default();
+        last.rsplit_once('-').map_or(last, |(name, _)| name)
+    }
+
     /// Any key below the prefix.
     pub fn join(&self, rest: &str) -> String {
         format!("{}/{rest}", self.0)
@@ -148,6 +159,11 @@ impl ObjectKeys {
         self.join("report.json")
     }
 
+    /// [`Lineage`](crate::group::Lineage) of one of the resource's manifests: `plan`, `forest`, `model` or `report`.
+    pub fn lineage(&self, manifest: &str) -> String {
+        self.join(&format!("lineage/{manifest}.json"))
+    }
+
     /// Create-only mark that the promotion gate was passed.
     pub fn promoted(&self) -> String {
         self.join("promoted.json")
@@ -184,6 +200,13 @@ mod tests {
         assert_eq!(key, format!("demo/rolloutcampaigns/first-1a2b3c4d/groups/g0001/rollout/{item}.json"));
         assert_eq!(record_item(&key), Some(item));
         assert_eq!(record_item("groups/g0001/rollout.json"), None);
+    }
+
+    #[test]
+    fn a_manifests_key_gives_back_its_resource() {
+        let keys = ObjectKeys::new("demo/tasksets/my-set-1a2b3c4d");
+        assert_eq!(ObjectKeys::beside(&keys.tasks()), keys);
+        assert_eq!(keys.name(), "my-set");
     }
 
     #[test]

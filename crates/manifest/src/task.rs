@@ -34,12 +34,15 @@ pub struct Task {
 }
 
 impl Task {
-    /// The digest that items and records name. Covers tests and limits, so a changed test is another task.
+    /// The digest that items and records name. Covers tests and limits, so a changed test is another task. Where the image is
+    /// pulled from is left out: the environment's digest says what is in it.
     ///
     /// # Errors
     /// When the task cannot be written as JSON.
     pub fn digest(&self) -> Result<Digest, serde_json::Error> {
-        Digest::of_json(self)
+        let mut content = self.clone();
+        content.environment.image.clear();
+        Digest::of_json(&content)
     }
 }
 

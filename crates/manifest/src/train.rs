@@ -44,7 +44,7 @@ pub struct TrainStep {
 pub struct ModelManifest {
     /// Files by name relative to the layout's root.
     pub files: BTreeMap<String, OutputRef>,
-    /// Digests of what went in: `model`, `forest`, `settings`.
+    /// Digests of what went in: `forest`, `settings`, and each file of the model that training began with.
     pub inputs: BTreeMap<String, Digest>,
     /// Optimiser step of the checkpoint that was kept.
     pub step: u64,

@@ -3,8 +3,8 @@
 use sealign_crds::condition::reason;
 use sealign_crds::shared::QueueSpec;
 use sealign_crds::{TrajectoryForestSpec, TrajectoryForestStatus};
-use sealign_manifest::Digest;
 use sealign_manifest::group::ForestManifest;
+use sealign_manifest::{Digest, ObjectKeys};
 use serde_json::Value;
 
 use crate::command::Step;
@@ -50,7 +50,7 @@ fn decide(
     if let Some(forest) = cx.snapshot.document::<ForestManifest>(&keys.forest(), "a forest manifest")? {
         stand::delete_live_jobs(cx, draft)?;
         let digest = cx.snapshot.bytes(&keys.forest())?.map(|bytes| Digest::of_bytes(bytes));
-        figures(status, &forest);
+        figures(keys, status, &forest);
         status.digest = digest.map(|digest| digest.to_string());
         let message = format!("{} pairs and {} examples", forest.pairs, forest.sft_examples);
         draft.claim_work(Some(true), reason::COMPLETED, message);
@@ -114,7 +114,7 @@ fn inputs(cx: Context<'_>, spec: &TrajectoryForestSpec) -> Result<Result<BuildFo
     Ok(Ok(BuildForest { keys, spec: spec.clone(), campaigns, excluded }))
 }
 
-fn figures(status: &mut TrajectoryForestStatus, forest: &ForestManifest) {
+fn figures(keys: &ObjectKeys, status: &mut TrajectoryForestStatus, forest: &ForestManifest) {
     let figure = |name: &str| forest.statistics.get(name).and_then(Value::as_i64);
     status.instances = figure("instances");
     status.collected = figure("collected");
@@ -126,5 +126,5 @@ fn figures(status: &mut TrajectoryForestStatus, forest: &ForestManifest) {
     status.critical_pairs = i64::try_from(forest.pairs).ok();
     status.single_path_pairs = forest.statistics.pointer("/singlePathPairs/either").and_then(Value::as_i64);
     status.sft_examples = i64::try_from(forest.sft_examples).ok();
-    status.viewer = forest.outputs.get("viewer").map(|output| output.key.clone());
+    status.viewer = forest.outputs.get("viewer").map(|output| keys.join(&output.file));
 }

@@ -1,7 +1,7 @@
 //! The forest worker: records of closed campaigns and imported files in, trees, pairs, examples and a viewer out.
 //!
 //! What is merged, scored and paired, and how, is `sealign_forest`'s; this worker reads, joins verdicts, and writes. The
-//! manifest comes last. Lineage: the manifest names the digests of everything that went in, `lineage.json` their keys.
+//! manifest comes last. It names the digests of everything that went in, and its lineage the keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use sealign_crds::trajectory_forest::{self as crd, ImportSource};
 use sealign_forest::viewer::{ViewerOptions, render};
 use sealign_forest::{DataRatio, Exclusion, Filters, Forest, NodeKey, Options, Overlap, PairMode};
 use sealign_forest::{PairOptions, ScoreEstimator, Selection, SftOptions, Threshold};
-use sealign_manifest::group::{ForestManifest, PlanManifest};
+use sealign_manifest::group::{ForestManifest, Lineage, PlanManifest};
 use sealign_manifest::key::Stage;
 use sealign_manifest::record::{Outcome, outcome};
 use sealign_manifest::{Digest, ItemKey, ObjectKeys, RolloutRecord, Verdict, VerdictRecord};
@@ -25,7 +25,7 @@ use sealign_trajectory::{Origin, Trajectory, UnknownCause};
 use crate::error::WorkerError;
 use crate::input;
 use crate::runner::grading::item_of;
-use crate::runner::plan::{records, required, tasks};
+use crate::runner::plan::{records, required, task_keys, tasks};
 use crate::saving::{exists, output, read, settle_json};
 
 /// Refused records that are named in a log.
@@ -41,7 +41,7 @@ pub async fn build(store: &dyn ArtifactStore, config: &BuildForest) -> Result<()
         return Ok(());
     }
     let mut inputs = BTreeMap::new();
-    let mut lineage = BTreeMap::new();
+    let mut lineage = Lineage::new();
     let mut trajectories = Vec::new();
     for campaign in &config.campaigns {
         trajectories.extend(attempts(store, campaign).await?);
@@ -57,13 +57,11 @@ pub async fn build(store: &dyn ArtifactStore, config: &BuildForest) -> Result<()
     options.exclusion = exclusion(store, &config.excluded).await?;
     let forest = sealign_forest::build(&trajectories, &options)
         .map_err(|error| WorkerError::rejected(format!("spec: {error}")))?;
-    let title = keys.prefix().rsplit('/').next().unwrap_or_default();
     let mut outputs = BTreeMap::new();
-    for (name, file, bytes) in pages(&forest, &trajectories, title)? {
-        outputs.insert(name.to_owned(), output(store, keys.join(file), bytes).await?);
+    for (name, file, bytes) in pages(&forest, &trajectories, keys.name())? {
+        outputs.insert(name.to_owned(), output(store, keys, file, bytes).await?);
     }
-    let lineage = serde_json::to_vec(&lineage)?;
-    outputs.insert("lineage".to_owned(), output(store, keys.join("lineage.json"), lineage).await?);
+    settle_json(store, &keys.lineage("forest"), &lineage).await?;
     let manifest = ForestManifest {
         inputs,
         options: Digest::of_json(&options)?,
@@ -96,7 +94,10 @@ fn pages(forest: &Forest, trajectories: &[Trajectory], title: &str) -> Result<Ve
 }
 
 /// The attempts of a closed campaign, joined with their verdicts.
-async fn attempts(
+///
+/// # Errors
+/// [`WorkerError`] where the set is not the promised one, or something of it is missing.
+pub async fn attempts(
     store: &dyn ArtifactStore,
     campaign: &ClosedCampaign,
 ) -> Result<Vec<Trajectory>, WorkerError> {
@@ -108,7 +109,7 @@ async fn attempts(
         )));
     }
     let plan: PlanManifest = required(store, &campaign.keys.plan()).await?;
-    let (_, tasks) = tasks(store, &ObjectKeys::new(plan.task_prefix.clone())).await?;
+    let (_, tasks) = tasks(store, &task_keys(store, &campaign.keys).await?).await?;
     let mut attempts = Vec::new();
     for group in &plan.groups {
         let graded = campaign.keys.records(&group.id, Stage::Grade);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sealign_manifest::group::OutputRef;
-use sealign_manifest::{Digest, key};
+use sealign_manifest::{Digest, ObjectKeys, key};
 use sealign_storage::{ArtifactStore, ArtifactStoreExt, Settled, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -109,12 +109,17 @@ pub async fn read(
     Ok(patiently(|| store.get_bounded(key, bytes_max)).await?.map(|bytes| bytes.to_vec()))
 }
 
-/// Creates an output of a worker and returns how manifests name the one that counts.
+/// Creates an output of a worker, `file` below `keys`, and returns how the manifest there names the one that counts.
 ///
 /// # Errors
 /// [`StoreError`] after some five minutes of transient ones.
-pub async fn output(store: &dyn ArtifactStore, key: String, bytes: Vec<u8>) -> Result<OutputRef, StoreError> {
-    let counting = settle(store, &key, bytes).await?;
+pub async fn output(
+    store: &dyn ArtifactStore,
+    keys: &ObjectKeys,
+    file: &str,
+    bytes: Vec<u8>,
+) -> Result<OutputRef, StoreError> {
+    let counting = settle(store, &keys.join(file), bytes).await?;
     let size = u64::try_from(counting.len()).unwrap_or(u64::MAX);
-    Ok(OutputRef { digest: Digest::of_bytes(&counting), bytes: size, key })
+    Ok(OutputRef { file: file.to_owned(), digest: Digest::of_bytes(&counting), bytes: size })
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sealign_manifest::group::{
-    ClosedSet, ForestManifest, GroupItems, GroupManifest, OutputRef, PlanManifest, TaskListManifest,
+    ClosedSet, ForestManifest, GroupItems, GroupManifest, Lineage, OutputRef, PlanManifest, TaskListManifest,
 };
 use sealign_manifest::key::{self, Stage};
 use sealign_manifest::train::ModelManifest;
@@ -15,6 +15,7 @@ use sealign_storage::{ArtifactStore, StoreError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::resolve::TASKS;
 use crate::saving::read;
 
 /// Largest object that is hashed: a shard of weights.
@@ -48,7 +49,7 @@ pub struct Walk {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ReportManifest {
-    inputs: BTreeMap<String, OutputRef>,
+    inputs: BTreeMap<String, Digest>,
     outputs: BTreeMap<String, OutputRef>,
 }
 
@@ -85,17 +86,13 @@ struct Walker<'a> {
 impl Walker<'_> {
     async fn visit(&mut self, key: &str, promised: Option<&Digest>) -> Result<(), StoreError> {
         let Some(bytes) = self.object(key, promised).await? else { return Ok(()) };
-        let (folder, name) = key.rsplit_once('/').unwrap_or(("", key));
-        match name {
-            "report.json" => self.report(key, &bytes),
-            "forest.json" => self.forest(key, folder, &bytes).await?,
-            "closed.json" => self.closed(key, &ObjectKeys::new(folder), &bytes).await?,
-            "tasks.json" => self.tasks(key, &ObjectKeys::new(folder), &bytes, None).await?,
-            "manifest.json" => {
-                if let Some(model) = self.parse::<ModelManifest>(key, &bytes) {
-                    self.promise(model.files.values());
-                }
-            }
+        let keys = ObjectKeys::beside(key);
+        match key.rsplit('/').next().unwrap_or(key) {
+            "report.json" => self.report(key, &keys, &bytes).await?,
+            "forest.json" => self.forest(key, &keys, &bytes).await?,
+            "closed.json" => self.closed(key, &keys, &bytes).await?,
+            "tasks.json" => self.tasks(key, &keys, &bytes, None).await?,
+            "manifest.json" => self.model(key, &keys, &bytes).await?,
             _ => {}
         }
         Ok(())
@@ -146,40 +143,80 @@ impl Walker<'_> {
         }
     }
 
-    fn promise<'a>(&mut self, outputs: impl Iterator<Item = &'a OutputRef>) {
-        self.open.extend(outputs.map(|output| (output.key.clone(), Some(output.digest.clone()))));
+    /// Notes the outputs of the manifest that lies beside `keys`' own objects.
+    fn promise<'a>(&mut self, keys: &ObjectKeys, outputs: impl Iterator<Item = &'a OutputRef>) {
+        self.open.extend(outputs.map(|output| (keys.join(&output.file), Some(output.digest.clone()))));
     }
 
-    fn report(&mut self, key: &str, bytes: &[u8]) {
-        if let Some(report) = self.parse::<ReportManifest>(key, bytes) {
-            self.promise(report.inputs.values());
-            self.promise(report.outputs.values());
-        }
+    /// Where the inputs of a manifest lie; nothing where nobody wrote it down.
+    async fn lineage(&mut self, key: &str) -> Result<Lineage, StoreError> {
+        let Some(bytes) = read(self.store, key, OBJECT_BYTES_MAX).await? else { return Ok(Lineage::new()) };
+        Ok(self.parse(key, &bytes).unwrap_or_default())
     }
 
-    async fn forest(&mut self, key: &str, folder: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let Some(forest) = self.parse::<ForestManifest>(key, bytes) else { return Ok(()) };
-        self.promise(forest.outputs.values());
-        let lineage_key = format!("{folder}/lineage.json");
-        let Some(lineage) = read(self.store, &lineage_key, OBJECT_BYTES_MAX).await? else { return Ok(()) };
-        let Some(lineage) = self.parse::<BTreeMap<String, String>>(&lineage_key, &lineage) else {
-            return Ok(());
-        };
-        for (name, closed) in lineage {
-            match forest.inputs.get(&name) {
-                Some(digest) => self.open.push((closed, Some(digest.clone()))),
-                None => self.find(&lineage_key, format!("names `{name}`, which is no input of the forest")),
+    /// Notes the inputs of a manifest whose places stand at `lineage_key`.
+    async fn inputs(
+        &mut self,
+        lineage_key: &str,
+        inputs: &BTreeMap<String, Digest>,
+    ) -> Result<(), StoreError> {
+        for (name, key) in self.lineage(lineage_key).await? {
+            match inputs.get(&name) {
+                Some(digest) => self.open.push((key, Some(digest.clone()))),
+                None => self.find(lineage_key, format!("names `{name}`, which is no input")),
             }
         }
         Ok(())
     }
 
+    async fn report(&mut self, key: &str, keys: &ObjectKeys, bytes: &[u8]) -> Result<(), StoreError> {
+        let Some(report) = self.parse::<ReportManifest>(key, bytes) else { return Ok(()) };
+        self.promise(keys, report.outputs.values());
+        self.inputs(&keys.lineage("report"), &report.inputs).await
+    }
+
+    async fn forest(&mut self, key: &str, keys: &ObjectKeys, bytes: &[u8]) -> Result<(), StoreError> {
+        let Some(forest) = self.parse::<ForestManifest>(key, bytes) else { return Ok(()) };
+        self.promise(keys, forest.outputs.values());
+        self.inputs(&keys.lineage("forest"), &forest.inputs).await
+    }
+
+    /// A model: its files, the forest that it learnt from, and the model that it began as, file by file.
+    async fn model(&mut self, key: &str, keys: &ObjectKeys, bytes: &[u8]) -> Result<(), StoreError> {
+        let Some(model) = self.parse::<ModelManifest>(key, bytes) else { return Ok(()) };
+        self.promise(keys, model.files.values());
+        let lineage_key = ObjectKeys::beside(keys.prefix()).lineage("model");
+        let mut lineage = self.lineage(&lineage_key).await?;
+        if let (Some(forest), Some(digest)) = (lineage.remove("forest"), model.inputs.get("forest")) {
+            self.open.push((forest, Some(digest.clone())));
+        }
+        let Some(base_key) = lineage.remove("model") else { return Ok(()) };
+        let Some(base) = read(self.store, &base_key, OBJECT_BYTES_MAX).await? else {
+            self.find(&base_key, "is missing");
+            return Ok(());
+        };
+        let Some(base) = self.parse::<ModelManifest>(&base_key, &base) else { return Ok(()) };
+        for (name, file) in &base.files {
+            if model.inputs.get(&format!("model/{name}")).is_some_and(|digest| *digest != file.digest) {
+                self.find(key, format!("was trained from another `{name}` than that of {base_key}"));
+            }
+        }
+        self.open.push((base_key, None));
+        Ok(())
+    }
+
     async fn closed(&mut self, key: &str, keys: &ObjectKeys, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(closed) = self.parse::<ClosedSet>(key, bytes) else { return Ok(()) };
-        let Some(plan_bytes) = self.object(&keys.plan(), Some(&closed.plan)).await? else { return Ok(()) };
+        let Some(plan_bytes) = self.object(&keys.plan(), None).await? else { return Ok(()) };
         let Some(plan) = self.parse::<PlanManifest>(&keys.plan(), &plan_bytes) else { return Ok(()) };
-        let task_keys = ObjectKeys::new(plan.task_prefix.clone());
-        let list_key = task_keys.tasks();
+        if plan.digest().ok().as_ref() != Some(&closed.plan) {
+            self.find(&keys.plan(), format!("is not the plan {} that was promised", closed.plan));
+        }
+        let Some(list_key) = self.lineage(&keys.lineage("plan")).await?.remove(TASKS) else {
+            self.find(&keys.lineage("plan"), "does not say where the tasks lie");
+            return Ok(());
+        };
+        let task_keys = ObjectKeys::beside(&list_key);
         if let Some(list) = self.object(&list_key, None).await? {
             self.tasks(&list_key, &task_keys, &list, Some(&plan.tasks)).await?;
             if let Some(list) = self.parse::<TaskListManifest>(&list_key, &list) {
@@ -275,6 +312,9 @@ impl Walker<'_> {
         }
         for (line, reference) in lines.iter().zip(&list.tasks) {
             let Some(task) = self.parse::<Task>(&keys.task_rows(), line) else { continue };
+            if task.environment.image != reference.image {
+                self.find(key, format!("task `{}` has another image", reference.id));
+            }
             if task.digest().ok().as_ref() != Some(&reference.digest) {
                 self.find(key, format!("task `{}` has another digest", reference.id));
             }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use sealign_manifest::group::{ForestManifest, OutputRef};
 use sealign_manifest::train::{ModelManifest, ModelSource};
-use sealign_storage::ArtifactStoreExt as _;
+use sealign_manifest::{Digest, ObjectKeys};
+use sealign_storage::artifact::JSON_BYTES_MAX;
+use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
 use serde_json::Value;
 
 use super::{Bucket, JobError, builtin};
@@ -40,30 +42,40 @@ pub fn model(bucket: &Bucket, source: &ModelSource, scratch: &Path) -> Result<Pa
                         "`artifact:{key}` names a file outside of its folder"
                     )));
                 }
-                download(bucket, file, &folder.join(name), SHARD_BYTES_MAX)?;
+                let file_key = ObjectKeys::beside(key).join(&file.file);
+                download(bucket, &file_key, file, &folder.join(name), SHARD_BYTES_MAX)?;
             }
             Ok(folder)
         }
     }
 }
 
-/// The manifest of a forest.
-pub fn forest(bucket: &Bucket, key: &str) -> Result<ForestManifest, JobError> {
-    let manifest = bucket.wait(bucket.store.get_json(key))?;
-    manifest.ok_or_else(|| JobError::Input(format!("the forest `{key}` does not exist in the store")))
+/// A forest that examples are taken from.
+#[derive(Debug)]
+pub struct Forest {
+    /// Its manifest.
+    pub manifest: ForestManifest,
+    /// Digest of the manifest's bytes.
+    pub digest: Digest,
+    keys: ObjectKeys,
+}
+
+/// The forest whose manifest lies at `key`.
+pub fn forest(bucket: &Bucket, key: &str) -> Result<Forest, JobError> {
+    let bytes = bucket.wait(bucket.store.get_bounded(key, JSON_BYTES_MAX))?;
+    let bytes =
+        bytes.ok_or_else(|| JobError::Input(format!("the forest `{key}` does not exist in the store")))?;
+    let manifest = serde_json::from_slice(&bytes)
+        .map_err(|error| JobError::Input(format!("`{key}` is not a forest of this version: {error}")))?;
+    Ok(Forest { manifest, digest: Digest::of_bytes(&bytes), keys: ObjectKeys::beside(key) })
 }
 
 /// Brings the forest's output `name` into `folder` and returns the file.
-pub fn examples(
-    bucket: &Bucket,
-    forest: &ForestManifest,
-    name: &str,
-    folder: &Path,
-) -> Result<PathBuf, JobError> {
-    let output = forest.outputs.get(name);
+pub fn examples(bucket: &Bucket, forest: &Forest, name: &str, folder: &Path) -> Result<PathBuf, JobError> {
+    let output = forest.manifest.outputs.get(name);
     let output = output.ok_or_else(|| JobError::Input(format!("the forest has no output `{name}`")))?;
     let path = folder.join(format!("{name}.jsonl"));
-    download(bucket, output, &path, EXAMPLES_BYTES_MAX)?;
+    download(bucket, &forest.keys.join(&output.file), output, &path, EXAMPLES_BYTES_MAX)?;
     Ok(path)
 }
 
@@ -86,11 +98,17 @@ pub fn learn_every_turn(path: &Path) -> Result<(), JobError> {
     std::fs::write(path, rows).map_err(local)
 }
 
-fn download(bucket: &Bucket, file: &OutputRef, target: &Path, bytes_max: u64) -> Result<(), JobError> {
+fn download(
+    bucket: &Bucket,
+    key: &str,
+    file: &OutputRef,
+    target: &Path,
+    bytes_max: u64,
+) -> Result<(), JobError> {
     if target.exists() {
         std::fs::remove_file(target).map_err(|source| JobError::Local { path: target.to_owned(), source })?;
     }
-    bucket.wait(bucket.store.download_file(&file.key, target, bytes_max, Some(&file.digest)))?;
+    bucket.wait(bucket.store.download_file(key, target, bytes_max, Some(&file.digest)))?;
     Ok(())
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use sealign_manifest::Digest;
-use sealign_manifest::group::{OutputRef, Rejection};
-use sealign_manifest::train::{ModelManifest, TrainStep};
+use sealign_manifest::group::{Lineage, OutputRef, Rejection};
+use sealign_manifest::train::{ModelManifest, ModelSource, TrainStep};
+use sealign_manifest::{Digest, ObjectKeys};
 use sealign_plan::config::WorkerConfig;
 use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
 
@@ -71,40 +71,51 @@ fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), Job
     let local = |source| JobError::Local { path: config.output.clone(), source };
     let mut sink = StoreSink::open(&config.output, bucket.clone(), step.keys.clone()).map_err(local)?;
     let summary = train::run(&config, &mut sink)?;
-    publish(bucket, step, &summary)
+    publish(bucket, step, &forest.digest, &summary, base_note(&config.model))
 }
 
 /// Uploads the model's files, then its create-only manifest.
-fn publish(bucket: &Bucket, step: &TrainStep, summary: &RunSummary) -> Result<(), JobError> {
+fn publish(
+    bucket: &Bucket,
+    step: &TrainStep,
+    forest: &Digest,
+    summary: &RunSummary,
+    base: Option<String>,
+) -> Result<(), JobError> {
     let mut files = BTreeMap::new();
     for name in summary.manifest.files.keys() {
-        let key = step.keys.join(&format!("model/{name}"));
+        let key = ObjectKeys::beside(&step.keys.model()).join(name);
         let sent = bucket.wait(bucket.store.upload_file(&key, &summary.model.join(name)))?;
-        files.insert(name.clone(), OutputRef { key, digest: sent.digest, bytes: sent.bytes });
+        files.insert(name.clone(), OutputRef { file: name.clone(), digest: sent.digest, bytes: sent.bytes });
     }
     let count = |steps: usize| u64::try_from(steps).unwrap_or(u64::MAX);
     let mut inputs = summary.manifest.inputs.clone();
-    inputs.insert("forest".to_owned(), forest_digest(bucket, &step.forest)?);
+    inputs.insert("forest".to_owned(), forest.clone());
+    let mut metrics = summary.manifest.metrics.clone();
+    metrics.extend(base.map(|note| ("base".to_owned(), note.into())));
     let manifest = ModelManifest {
         files,
         inputs,
         step: count(summary.manifest.step),
         steps: count(summary.manifest.steps),
-        metrics: summary.manifest.metrics.clone(),
+        metrics,
     };
+    let mut lineage = Lineage::from([("forest".to_owned(), step.forest.clone())]);
+    if let ModelSource::Manifest(base) = &step.model {
+        lineage.insert("model".to_owned(), base.clone());
+    }
+    bucket.wait(bucket.store.create_json(&step.keys.lineage("model"), &lineage))?;
     let key = step.keys.model();
     bucket.wait(bucket.store.create_json(&key, &manifest))?;
     println!("finished: {key}");
     Ok(())
 }
 
-fn forest_digest(bucket: &Bucket, key: &str) -> Result<Digest, JobError> {
-    /// A forest manifest at most.
-    const BYTES_MAX: u64 = 4 * 1024 * 1024;
-    let bytes = bucket.wait(bucket.store.get_bounded(key, BYTES_MAX))?;
-    let bytes =
-        bytes.ok_or_else(|| JobError::Input(format!("the forest `{key}` does not exist in the store")))?;
-    Ok(Digest::of_bytes(&bytes))
+/// What a reader has to know of the model that training began with: that nobody has trained it before.
+fn base_note(folder: &Path) -> Option<String> {
+    let manifest = train::export::read_manifest(folder)?;
+    let seed = manifest.metrics.get("seed").filter(|_| manifest.steps == 0)?;
+    Some(format!("seeded random weights (seed {seed})"))
 }
 
 /// An error with its causes, on one line.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sealign_manifest::Digest;
 use sealign_manifest::group::{ForestManifest, OutputRef};
 use sealign_manifest::train::ModelManifest;
 use sealign_plan::config::{AlignmentReport, MeasuredModel, PromotionGate};
@@ -12,7 +13,7 @@ use sealign_storage::ArtifactStore;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{held_out_families, input, kept, pages};
+use super::{ATTEMPTS, Inputs, held_out_families, kept, pages};
 use crate::error::WorkerError;
 use crate::saving::settle_json;
 
@@ -25,7 +26,7 @@ struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     promoted: Option<bool>,
     /// What the report rests on.
-    inputs: BTreeMap<String, OutputRef>,
+    inputs: BTreeMap<String, Digest>,
     /// Its pages.
     outputs: BTreeMap<String, OutputRef>,
     /// One report a benchmark, by the name of its template.
@@ -45,31 +46,35 @@ struct Promoted {
 }
 
 pub(super) async fn write(store: &dyn ArtifactStore, config: &AlignmentReport) -> Result<(), WorkerError> {
-    let mut inputs = BTreeMap::new();
-    let (forest_ref, bytes) = input(store, config.forest.forest()).await?;
+    let mut inputs = Inputs::default();
+    let bytes = inputs.take(store, "forest", config.forest.forest()).await?;
     let forest: ForestManifest = serde_json::from_slice(&bytes)?;
     let mut provenance: Vec<Provenance> = forest
         .inputs
         .iter()
         .map(|(name, digest)| Provenance { name: format!("forest input {name}"), digest: digest.to_string() })
         .collect();
-    inputs.insert("forest".to_owned(), forest_ref);
-    let mut training = Vec::new();
+    let (mut training, mut notes) = (Vec::new(), Vec::new());
     for step in &config.steps {
-        let (reference, bytes) = input(store, step.keys.model()).await?;
-        training.push(stage(&step.name, &serde_json::from_slice(&bytes)?));
-        inputs.insert(format!("model {}", step.name), reference);
+        let bytes = inputs.take(store, &format!("model {}", step.name), step.keys.model()).await?;
+        let model: ModelManifest = serde_json::from_slice(&bytes)?;
+        notes.extend(model.metrics.get("base").and_then(Value::as_str).map(|base| {
+            format!(
+                "{} began with {base}: what is learnt from there shows that the path works, not more",
+                step.name
+            )
+        }));
+        training.push(stage(&step.name, &model));
     }
     let mut tables: BTreeMap<String, Vec<ModelAttempts>> = BTreeMap::new();
     for measured in &config.benchmarks {
-        let (report, _) = input(store, measured.keys.report()).await?;
-        let (_, attempts) = kept(store, &measured.keys, &title(&measured.model)).await?;
-        inputs.insert(format!("benchmark {} of {}", measured.benchmark, measured.model), report);
-        tables.entry(measured.benchmark.clone()).or_default().push(attempts);
+        let MeasuredModel { benchmark, model, keys } = measured;
+        inputs.take(store, &format!("benchmark {benchmark} of {model}"), keys.report()).await?;
+        let attempts =
+            inputs.take(store, &format!("attempts {benchmark} of {model}"), keys.join(ATTEMPTS)).await?;
+        tables.entry(benchmark.clone()).or_default().push(kept(&title(model), &attempts)?);
     }
-    provenance.extend(
-        inputs.iter().map(|(name, of)| Provenance { name: name.clone(), digest: of.digest.to_string() }),
-    );
+    provenance.extend(inputs.provenance());
     let promoted = match &config.promotion {
         Some(gate) => Some(promote(store, config, gate, &tables).await?),
         None => None,
@@ -86,14 +91,15 @@ pub(super) async fn write(store: &dyn ArtifactStore, config: &AlignmentReport) -
             training: training.clone(),
             cost: Vec::new(),
             provenance: provenance.clone(),
-            notes: Vec::new(),
+            notes: notes.clone(),
         });
         // The first benchmark's page is the run's own.
         let stem = if ordinal == 0 { "report".to_owned() } else { format!("report-{benchmark}") };
         outputs.extend(pages(store, &config.keys, &stem, &report).await?);
         reports.insert(benchmark, report);
     }
-    let manifest = Manifest { name: config.name.clone(), promoted, inputs, outputs, reports };
+    let manifest = Manifest { name: config.name.clone(), promoted, inputs: inputs.digests, outputs, reports };
+    settle_json(store, &config.keys.lineage("report"), &inputs.lineage).await?;
     settle_json(store, &config.keys.report(), &manifest).await?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use sealign_tasks::suites::humanevalfix::InvalidPatch;
 use sealign_tasks::suites::mini::MiniTruth;
 use serde::Serialize;
 
-use super::{ATTEMPTS, KeptAttempt, held_out_families, input, kept, pages};
+use super::{ATTEMPTS, Inputs, KeptAttempt, held_out_families, kept, pages};
 use crate::error::WorkerError;
 use crate::resolve::predictions::{PREDICTIONS, Predictions};
 use crate::runner::grading::item_of;
@@ -37,7 +37,7 @@ struct Manifest {
     resolved_interval: Vec<f64>,
     comparisons: Vec<PairedTest>,
     /// What the report rests on.
-    inputs: BTreeMap<String, OutputRef>,
+    inputs: BTreeMap<String, Digest>,
     /// Its pages and the attempts.
     outputs: BTreeMap<String, OutputRef>,
     report: Report,
@@ -53,28 +53,23 @@ struct PairedTest {
 }
 
 pub(super) async fn write(store: &dyn ArtifactStore, config: &BenchmarkReport) -> Result<(), WorkerError> {
-    let (closed, _) = input(store, config.campaign.closed()).await?;
+    let mut inputs = Inputs::default();
+    inputs.take(store, "closed set", config.campaign.closed()).await?;
     let plan: PlanManifest = required(store, &config.campaign.plan()).await?;
     let (list, tasks) = tasks(store, &config.task_keys).await?;
     let attempts = attempts(store, &config.campaign, &plan, &tasks).await?;
-    let attempts_ref = output(store, config.keys.join(ATTEMPTS), serde_json::to_vec(&attempts)?).await?;
+    let attempts_ref = output(store, &config.keys, ATTEMPTS, serde_json::to_vec(&attempts)?).await?;
     let own = ModelAttempts {
         name: config.name.clone(),
         attempts: attempts.into_iter().map(Attempt::from).collect(),
     };
-    let mut inputs = BTreeMap::from([("closed set".to_owned(), closed.clone())]);
-    let mut provenance = vec![
-        Provenance { name: "closed set".into(), digest: closed.digest.to_string() },
-        Provenance { name: "tasks".into(), digest: list.digest()?.to_string() },
-    ];
     let mut models = Vec::new();
     for baseline in &config.baselines {
-        let (reference, model) = kept(store, &baseline.keys, &baseline.name).await?;
         let name = format!("attempts of {}", baseline.name);
-        provenance.push(Provenance { name: name.clone(), digest: reference.digest.to_string() });
-        inputs.insert(name, reference);
-        models.push(model);
+        models.push(kept(&baseline.name, &inputs.take(store, &name, baseline.keys.join(ATTEMPTS)).await?)?);
     }
+    let mut provenance = vec![Provenance { name: "tasks".into(), digest: list.digest()?.to_string() }];
+    provenance.extend(inputs.provenance());
     let comparisons = models.iter().map(|baseline| {
         let found = Comparison::new(baseline, &own, "", |_| true);
         PairedTest {
@@ -110,10 +105,11 @@ pub(super) async fn write(store: &dyn ArtifactStore, config: &BenchmarkReport) -
         resolved_percent: own.resolved.percent,
         resolved_interval: vec![own.resolved.low, own.resolved.high],
         comparisons,
-        inputs,
+        inputs: inputs.digests,
         outputs,
         report,
     };
+    settle_json(store, &config.keys.lineage("report"), &inputs.lineage).await?;
     settle_json(store, &config.keys.report(), &manifest).await?;
     Ok(())
 }

@@ -9,11 +9,11 @@ mod benchmark;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sealign_manifest::group::OutputRef;
+use sealign_manifest::group::{Lineage, OutputRef};
 use sealign_manifest::record::Outcome;
 use sealign_manifest::{Digest, ObjectKeys};
 use sealign_plan::config::Report as Config;
-use sealign_report::{Attempt, ModelAttempts, Report};
+use sealign_report::{Attempt, ModelAttempts, Provenance, Report};
 use sealign_storage::ArtifactStore;
 use sealign_storage::artifact::JSON_BYTES_MAX;
 use serde::{Deserialize, Serialize};
@@ -84,24 +84,43 @@ pub async fn write(store: &dyn ArtifactStore, config: &Config) -> Result<(), Wor
     }
 }
 
-/// An object that the report rests on, by key and digest.
-async fn input(store: &dyn ArtifactStore, key: String) -> Result<(OutputRef, Vec<u8>), WorkerError> {
-    let missing = || WorkerError::Premise(format!("`{key}` is missing: the step before has not ended"));
-    let bytes = read(store, &key, JSON_BYTES_MAX).await?.ok_or_else(missing)?;
-    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    Ok((OutputRef { digest: Digest::of_bytes(&bytes), bytes: size, key }, bytes))
+/// What a report rests on: digests by name, which its manifest holds, and keys, which it does not.
+#[derive(Debug, Default)]
+struct Inputs {
+    digests: BTreeMap<String, Digest>,
+    lineage: Lineage,
 }
 
-/// The attempts of a benchmark whose report exists.
-async fn kept(
-    store: &dyn ArtifactStore,
-    keys: &ObjectKeys,
-    name: &str,
-) -> Result<(OutputRef, ModelAttempts), WorkerError> {
-    let (reference, bytes) = input(store, keys.join(ATTEMPTS)).await?;
-    let attempts: Vec<KeptAttempt> = serde_json::from_slice(&bytes)?;
+impl Inputs {
+    /// Reads the object at `key` and notes it as `name`.
+    async fn take(
+        &mut self,
+        store: &dyn ArtifactStore,
+        name: &str,
+        key: String,
+    ) -> Result<Vec<u8>, WorkerError> {
+        let missing = || WorkerError::Premise(format!("`{key}` is missing: the step before has not ended"));
+        let bytes = read(store, &key, JSON_BYTES_MAX).await?.ok_or_else(missing)?;
+        self.digests.insert(name.to_owned(), Digest::of_bytes(&bytes));
+        self.lineage.insert(name.to_owned(), key);
+        Ok(bytes)
+    }
+
+    /// As a report's page lists them.
+    fn provenance(&self) -> impl Iterator<Item = Provenance> {
+        let of = |(name, digest): (&String, &Digest)| Provenance {
+            name: name.clone(),
+            digest: digest.to_string(),
+        };
+        self.digests.iter().map(of)
+    }
+}
+
+/// The attempts in an `attempts.json`.
+fn kept(name: &str, bytes: &[u8]) -> Result<ModelAttempts, WorkerError> {
+    let attempts: Vec<KeptAttempt> = serde_json::from_slice(bytes)?;
     let attempts = attempts.into_iter().map(Attempt::from).collect();
-    Ok((reference, ModelAttempts { name: name.to_owned(), attempts }))
+    Ok(ModelAttempts { name: name.to_owned(), attempts })
 }
 
 /// Writes the pages of a report; `stem` is their file name without ending.
@@ -111,9 +130,12 @@ async fn pages(
     stem: &str,
     report: &Report,
 ) -> Result<BTreeMap<String, OutputRef>, WorkerError> {
-    let markdown = output(store, keys.join(&format!("{stem}.md")), report.markdown().into_bytes()).await?;
-    let html = output(store, keys.join(&format!("{stem}.html")), report.html().into_bytes()).await?;
-    Ok(BTreeMap::from([(format!("{stem}.md"), markdown), (format!("{stem}.html"), html)]))
+    let mut outputs = BTreeMap::new();
+    for (ending, page) in [("md", report.markdown()), ("html", report.html())] {
+        let file = format!("{stem}.{ending}");
+        outputs.insert(file.clone(), output(store, keys, &file, page.into_bytes()).await?);
+    }
+    Ok(outputs)
 }
 
 /// Families that alignment data never holds.

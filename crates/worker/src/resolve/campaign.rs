@@ -7,10 +7,11 @@ use sealign_plan::config::ResolvePlan;
 use sealign_storage::ArtifactStore;
 use sealign_tasks::plan::{PolicyShare, group_items};
 
-use super::quarantined;
+use super::{quarantined, settle_plan};
 use crate::error::WorkerError;
 use crate::runner::context::{is_sandboxed, positive};
 use crate::runner::plan::tasks;
+use crate::runner::policy_digest;
 use crate::saving::settle_json;
 
 /// Items of one plan at most: what one runner holds in memory.
@@ -58,20 +59,18 @@ pub async fn resolve(
     }
     let plan = PlanManifest {
         tasks: list.digest()?,
-        task_prefix: config.task_keys.prefix().to_owned(),
-        spec: spec_digest(spec)?,
+        spec: spec_digest(spec, store).await?,
         task_count: u64::try_from(healthy.len()).unwrap_or(u64::MAX),
         item_count: u64::try_from(item_count).unwrap_or(u64::MAX),
         sandboxed: is_sandboxed(&spec.harness),
         graded: spec.grading == Grading::Tests,
         groups: refs,
     };
-    settle_json(store, &config.keys.plan(), &plan).await?;
-    Ok(())
+    settle_plan(store, &config.keys, &config.task_keys, &plan).await
 }
 
-/// The digest of everything in a spec that decides a record.
-fn spec_digest(spec: &RolloutCampaignSpec) -> Result<Digest, serde_json::Error> {
+/// The digest of everything in a spec that decides a record. Models are named by their weights, not by where those lie.
+async fn spec_digest(spec: &RolloutCampaignSpec, store: &dyn ArtifactStore) -> Result<Digest, WorkerError> {
     let RolloutCampaignSpec {
         samples_per_task,
         policies,
@@ -88,7 +87,11 @@ fn spec_digest(spec: &RolloutCampaignSpec) -> Result<Digest, serde_json::Error> 
         queue: _,
         suspend: _,
     } = spec;
-    Digest::of_json(&(samples_per_task, policies, harness, grading, limits, seed))
+    let mut shares = Vec::new();
+    for policy in policies {
+        shares.push((&policy.name, policy.weight, policy_digest(spec, policy, store).await?));
+    }
+    Ok(Digest::of_json(&(samples_per_task, shares, harness, grading, limits, seed))?)
 }
 
 fn share(policy: &Policy) -> PolicyShare {

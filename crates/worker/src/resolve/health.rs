@@ -38,7 +38,6 @@ pub async fn resolve(
     }
     let plan = PlanManifest {
         tasks: list.digest()?,
-        task_prefix: task_keys.prefix().to_owned(),
         spec: Digest::of_json(&("health", repeats))?,
         task_count: u64::try_from(list.tasks.len()).unwrap_or(u64::MAX),
         item_count: 0,
@@ -46,5 +45,5 @@ pub async fn resolve(
         graded: true,
         groups: Vec::new(),
     };
-    write_gradings(store, keys, groups::fill(work), plan).await
+    write_gradings(store, (keys, task_keys), groups::fill(work), plan).await
 }

@@ -14,7 +14,7 @@ pub mod groups;
 pub mod health;
 pub mod predictions;
 
-use sealign_manifest::group::{GroupManifest, GroupRef, HealthManifest, PlanManifest};
+use sealign_manifest::group::{GroupManifest, GroupRef, HealthManifest, Lineage, PlanManifest};
 use sealign_manifest::key::Stage;
 use sealign_manifest::{GradingItem, ObjectKeys};
 use sealign_plan::config::{ResolvePlan, Work};
@@ -22,6 +22,9 @@ use sealign_storage::ArtifactStore;
 
 use crate::error::WorkerError;
 use crate::saving::{exists, read_json, settle_json};
+
+/// Name of the task list in a plan's lineage.
+pub const TASKS: &str = "tasks";
 
 /// What the installation says of suites.
 #[derive(Clone, Debug)]
@@ -68,7 +71,7 @@ async fn quarantined(store: &dyn ArtifactStore, keys: &ObjectKeys) -> Result<Vec
 /// Writes a plan whose groups hold gradings only: their rollout stage is closed from the start.
 async fn write_gradings(
     store: &dyn ArtifactStore,
-    keys: &ObjectKeys,
+    (keys, task_keys): (&ObjectKeys, &ObjectKeys),
     groups: Vec<(String, Vec<GradingItem>)>,
     mut plan: PlanManifest,
 ) -> Result<(), WorkerError> {
@@ -84,6 +87,18 @@ async fn write_gradings(
         settle_json(store, &keys.group_manifest(&id, Stage::Rollout), &manifest).await?;
         plan.groups.push(GroupRef { id, image, items: 0 });
     }
-    settle_json(store, &keys.plan(), &plan).await?;
+    settle_plan(store, keys, task_keys, &plan).await
+}
+
+/// Writes where the tasks lie, and the plan last.
+async fn settle_plan(
+    store: &dyn ArtifactStore,
+    keys: &ObjectKeys,
+    task_keys: &ObjectKeys,
+    plan: &PlanManifest,
+) -> Result<(), WorkerError> {
+    let lineage = Lineage::from([(TASKS.to_owned(), task_keys.tasks())]);
+    settle_json(store, &keys.lineage("plan"), &lineage).await?;
+    settle_json(store, &keys.plan(), plan).await?;
     Ok(())
 }

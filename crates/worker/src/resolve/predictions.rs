@@ -80,7 +80,6 @@ pub async fn resolve(
     let (_, digest) = settle_json(store, &config.keys.join(PREDICTIONS), &predictions).await?;
     let plan = PlanManifest {
         tasks: list.digest()?,
-        task_prefix: config.task_keys.prefix().to_owned(),
         spec: digest,
         task_count: u64::try_from(list.tasks.len()).unwrap_or(u64::MAX),
         item_count: 0,
@@ -88,7 +87,7 @@ pub async fn resolve(
         graded: true,
         groups: Vec::new(),
     };
-    write_gradings(store, &config.keys, groups::fill(work), plan).await
+    write_gradings(store, (&config.keys, &config.task_keys), groups::fill(work), plan).await
 }
 
 /// The filtered patch of a bare solution. One that cannot be filtered is kept as it is, and the grading says what is
