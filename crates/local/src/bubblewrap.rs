@@ -11,14 +11,16 @@
 //!
 //! Started by root the sandbox runs as an unprivileged user of the host: the kernel exempts root from process limits even
 //! where a user namespace calls it something else, and a way out of the namespace must not end at uid 0.
+//!
+//! A sandbox ends when its [`Life`] is dropped, and so when our process ends, however it does: the server holds the other end
+//! of a pipe. bubblewrap's own `--die-with-parent` is not used: when its monitor dies while the sandbox is being built, what it
+//! has forked already stays for ever.
 
 mod cgroup;
 mod probe;
-mod spawner;
 
 pub use cgroup::{Cgroups, SandboxCgroup};
 pub use probe::{BubblewrapError, LimitMeans, Means, probe};
-pub use spawner::Spawner;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -98,11 +100,19 @@ pub struct SandboxSpec {
 /// A command that is ready to be spawned, and what must live as long as its process.
 #[derive(Debug)]
 pub struct Prepared {
-    /// Spawn it once, from a thread that outlives the sandbox (see [`Spawner`]). Standard input and output are closed; standard
-    /// error is the caller's and carries only words of bubblewrap and the server, never of the task.
+    /// Spawn it once. Standard input and output are closed; standard error is the caller's and carries only words of bubblewrap
+    /// and the server, never of the task.
     pub command: Command,
+    /// Keep it for as long as the sandbox is to live.
+    pub life: Life,
     /// The sandbox's cgroup; dropping it ends what is left in it and removes it.
     pub cgroup: Option<SandboxCgroup>,
+}
+
+/// The line that keeps a sandbox alive; dropping it ends everything in there within milliseconds.
+#[derive(Debug)]
+pub struct Life {
+    _line: io::PipeWriter,
 }
 
 /// Makes the socket of a pod in `pod_dir`, which becomes accessible to this user only. Returns the listener for [`prepare`] and
@@ -151,7 +161,9 @@ pub fn prepare(
     }
     arguments.memory_file_systems(&spec.limits);
     arguments.text(["--remount-ro", "/", "--chdir", WORKSPACE, "--", SERVER]);
+    let (line, held) = io::pipe().map_err(BubblewrapError::PassDescriptors)?;
     arguments.server_flags(spec, &passed.number(door), cgroup.is_some());
+    arguments.text([format!("--life-fd={}", passed.number(line)).as_str()]);
     let mut command = Command::new(&means.program);
     command.args(arguments.0).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
     if let Some(id) = means.host_id {
@@ -159,7 +171,7 @@ pub fn prepare(
     }
     let membership = cgroup.as_ref().map(SandboxCgroup::membership).transpose()?;
     inherit(&mut command, passed, membership);
-    Ok(Prepared { command, cgroup })
+    Ok(Prepared { command, life: Life { _line: held }, cgroup })
 }
 
 /// Command line words.
@@ -178,7 +190,7 @@ impl Arguments {
     fn isolation(&mut self) {
         self.text(["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]);
         self.text(["--uid", INSIDE_ID, "--gid", INSIDE_ID, "--hostname", "sandbox"]);
-        self.text(["--new-session", "--die-with-parent", "--as-pid-1", "--clearenv"]);
+        self.text(["--new-session", "--as-pid-1", "--clearenv"]);
     }
 
     fn host_files(&mut self, spec: &SandboxSpec) {

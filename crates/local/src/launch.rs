@@ -12,7 +12,7 @@ use sealign_plan::config::{POD_DIRECTORY_VARIABLE, STORE_VARIABLE};
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 
-use crate::bubblewrap::{self, BubblewrapError, Limits, Means, SandboxCgroup};
+use crate::bubblewrap::{self, BubblewrapError, Life, Limits, Means, SandboxCgroup};
 use crate::folder::FolderError;
 use crate::job_spec::JobSpec;
 use crate::log::Log;
@@ -33,6 +33,8 @@ const OPEN_FILES: u64 = 1024;
 const MEMORY_BYTES: u64 = 2 << 30;
 const DISK_BYTES: u64 = 8 << 30;
 const PIDS: u64 = 512;
+/// Time for a sandbox to end once its line is cut: it takes milliseconds, and more means that it hangs.
+const SANDBOX_END: Duration = Duration::from_secs(5);
 /// Time that is left for a program's last words after its end; a grandchild may hold the pipe for longer.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -64,6 +66,7 @@ pub struct Launcher {
 struct Started {
     child: Child,
     log: tokio::task::JoinHandle<()>,
+    life: Option<Life>,
     cgroup: Option<SandboxCgroup>,
     door: Option<PathBuf>,
 }
@@ -158,7 +161,7 @@ impl Launcher {
         let waited = loop {
             tokio::select! {
                 ended = started.child.wait() => break ended,
-                () = stopped(stop) => break end(spec, &mut started.child).await,
+                () = stopped(stop) => break end(spec, &mut started).await,
                 address = appeared(address_file.as_deref()), if pod.address.is_empty() => {
                     pod.address = address;
                     self.tell(spec, pod, events).await;
@@ -215,7 +218,7 @@ impl Launcher {
         };
         let prepared = bubblewrap::prepare(&sandbox, &means, &listener)?;
         let mut started = self.spawn(spec, pod, prepared.command).await?;
-        started.cgroup = prepared.cgroup;
+        (started.life, started.cgroup) = (Some(prepared.life), prepared.cgroup);
         started.door = socket.parent().map(Path::to_owned);
         pod.address = format!("unix:{}", socket.display());
         Ok(started)
@@ -231,7 +234,7 @@ impl Launcher {
         let failed = |source| StartError::Spawn { program: program.clone(), source };
         let log = Log::attach(&mut command, self.log_path(&pod.name)).map_err(failed)?;
         let child = self.spawner.spawn(command).await.map_err(failed)?;
-        Ok(Started { child, log: tokio::spawn(log.copy()), cgroup: None, door: None })
+        Ok(Started { child, log: tokio::spawn(log.copy()), life: None, cgroup: None, door: None })
     }
 
     fn address_file(&self, pod: &str) -> PathBuf {
@@ -255,17 +258,21 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Ends a process: a sandbox at once, since nothing in it is worth a last word; a trusted one after its grace.
-async fn end(spec: &JobSpec, child: &mut Child) -> std::io::Result<ExitStatus> {
-    if spec.is_sandbox() {
-        child.start_kill()?;
-        return child.wait().await;
+async fn end(spec: &JobSpec, started: &mut Started) -> std::io::Result<ExitStatus> {
+    let is_sandbox = started.life.take().is_some();
+    let child = &mut started.child;
+    if !is_sandbox {
+        signal_group(child, libc::SIGTERM);
     }
-    signal_group(child, libc::SIGTERM);
-    let grace = Duration::from_secs(spec.grace_seconds);
+    let grace = if is_sandbox { SANDBOX_END } else { Duration::from_secs(spec.grace_seconds) };
     if let Ok(ended) = tokio::time::timeout(grace, child.wait()).await {
         return ended;
     }
-    signal_group(child, libc::SIGKILL);
+    if is_sandbox {
+        child.start_kill()?;
+    } else {
+        signal_group(child, libc::SIGKILL);
+    }
     child.wait().await
 }
 

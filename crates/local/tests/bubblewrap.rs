@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use sealign_local::bubblewrap::{
-    LimitMeans, Limits, Means, Prepared, SandboxSpec, Spawner, open_door, prepare, probe,
+    Life, LimitMeans, Limits, Means, Prepared, SandboxSpec, open_door, prepare, probe,
 };
 use sealign_sandbox::client::{BlockingClient, Endpoint};
 use sealign_sandbox::protocol::{Exec, ExecIsolated, ExecReply, FileWrite, LimitKind, WriteFiles};
@@ -30,11 +30,6 @@ fn means() -> &'static Means {
         println!("{}", means.describe());
         means
     })
-}
-
-fn spawner() -> &'static Spawner {
-    static SPAWNER: OnceLock<Spawner> = OnceLock::new();
-    SPAWNER.get_or_init(|| Spawner::start().unwrap())
 }
 
 /// The server's program: the one that `SEALIGN_SANDBOX_PROGRAM` names, else built once by the cargo that runs this test, because
@@ -82,6 +77,7 @@ struct Sandbox {
     child: Child,
     client: BlockingClient,
     socket: PathBuf,
+    life: Option<Life>,
     _pod_dir: tempfile::TempDir,
 }
 
@@ -89,14 +85,14 @@ impl Sandbox {
     fn start(spec: &SandboxSpec) -> Self {
         let pod_dir = tempfile::tempdir().unwrap();
         let (listener, socket) = open_door(pod_dir.path()).unwrap();
-        let Prepared { mut command, cgroup } = prepare(spec, means(), &listener).unwrap();
+        let Prepared { mut command, life, cgroup } = prepare(spec, means(), &listener).unwrap();
         assert_eq!(cgroup.is_some(), matches!(means().limits, LimitMeans::Cgroup(_)));
         command.stderr(Stdio::inherit());
-        let child = spawner().spawn(command).unwrap();
+        let child = command.spawn().unwrap();
         drop(listener);
         let session = Session::new([3; 32], POD);
         let client = BlockingClient::new(Endpoint::Unix(socket.clone()), Arc::new(session));
-        Self { child, client, socket, _pod_dir: pod_dir }
+        Self { child, client, socket, life: Some(life), _pod_dir: pod_dir }
     }
 
     fn claimed() -> Self {
@@ -403,13 +399,38 @@ for i in range(1000000): os.close(os.open('/tmp/many/%d' % i, os.O_CREAT | os.O_
 }
 
 #[test]
-fn signals_from_outside_end_the_sandbox_with_everything_in_it() {
+fn cutting_the_line_ends_the_sandbox_with_everything_in_it() {
     let mut sandbox = Sandbox::claimed();
     sandbox.sh("setsid sleep 4760 &");
-    assert!(Command::new("kill").arg(sandbox.child.id().to_string()).status().unwrap().success());
+    sandbox.life = None;
+    assert_eq!(sandbox.ended().code(), Some(sealign_sandbox::life::EXIT_ORPHANED));
+    assert_is_gone("sleep\x004760");
+}
+
+#[test]
+fn a_killed_monitor_leaves_nothing_behind() {
+    let mut sandbox = Sandbox::claimed();
+    sandbox.sh("setsid sleep 4761 &");
+    sandbox.child.kill().unwrap();
     sandbox.ended();
+    sandbox.life = None;
+    assert_is_gone("sleep\x004761");
+}
+
+#[test]
+fn a_sandbox_whose_line_is_cut_while_it_is_built_ends_too() {
+    for step in 0..24_u64 {
+        let mut sandbox = Sandbox::start(&spec());
+        // Building takes some 5 ms: cuts meet every part of it.
+        std::thread::sleep(Duration::from_micros(250 * step));
+        sandbox.life = None;
+        sandbox.ended();
+    }
+}
+
+fn assert_is_gone(command_line: &str) {
     let deadline = Instant::now() + Duration::from_secs(5);
-    while is_running("sleep\x004760") {
+    while is_running(command_line) {
         assert!(Instant::now() < deadline, "task processes outlived the sandbox");
         std::thread::sleep(Duration::from_millis(5));
     }

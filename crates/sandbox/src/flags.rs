@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sealign_sandbox::limits::Limits;
-use sealign_sandbox::os;
 use sealign_sandbox::protocol::LimitMeans;
 use sealign_sandbox::server::{Config, Listener};
 use sealign_sandbox::shell::find_program;
+use sealign_sandbox::{life, os};
 
 /// Silence after the claim that ends the sandbox: four pings.
 const SILENCE_DEFAULT: Duration = Duration::from_mins(1);
@@ -37,11 +37,17 @@ enum Door {
 /// The parsed command line.
 pub struct Flags {
     door: Door,
+    life: Option<i32>,
     /// How to serve.
     pub config: Config,
 }
 
 impl Flags {
+    /// Ties the server's life to that of whoever passed the line, where there is one.
+    pub fn hold_line(&self) -> io::Result<()> {
+        self.life.map_or(Ok(()), |number| life::end_with(os::inherited(number)?))
+    }
+
     /// Opens the door.
     pub fn listener(&self) -> io::Result<Listener> {
         match &self.door {
@@ -82,6 +88,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Flags, String>
             );
         }
     };
+    let life = one("life-fd")?.map(|number| number_of("life-fd", &number)).transpose()?;
     let mut number = |name: &str| one(name)?.map(|text| number_of::<u64>(name, &text)).transpose();
     let limits = Limits {
         memory_bytes: number("memory-bytes")?,
@@ -118,7 +125,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Flags, String>
     };
     match values.keys().next() {
         Some(unknown) => Err(format!("--{unknown}: unknown flag")),
-        None => Ok(Flags { door, config }),
+        None => Ok(Flags { door, life, config }),
     }
 }
 
@@ -181,6 +188,7 @@ mod tests {
             ("--socket /s --pod-uid p --root /r --colour red", "--colour"),
             ("--socket /s --pod-uid p --root /r --means hope", "--means"),
             ("--listen here --pod-uid p --root /r", "--listen"),
+            ("--socket /s --pod-uid p --root /r --life-fd forever", "--life-fd"),
             ("--socket /s --pod-uid p --root", "--root"),
             ("socket", "flags start with --"),
         ] {

@@ -16,6 +16,7 @@ pub mod files;
 pub mod http;
 pub mod isolated;
 pub mod launcher;
+pub mod life;
 pub mod limits;
 pub mod os;
 pub mod output;

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     sealign_sandbox::os::set_umask(0o022);
     let served = flags.listener().and_then(|listener| {
         sealign_sandbox::os::close_all_on_exec()?;
+        flags.hold_line()?;
         sealign_sandbox::server::serve(flags.config, &listener)
     });
     match served {
