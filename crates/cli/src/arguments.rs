@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::error::CliError;
 use crate::output::Format;
-use crate::{get, grade, pages, plan, run, trajectories, verify};
+use crate::{export, gc, get, grade, pages, plan, run, trajectories, verify};
 
 /// Aligns software-engineering agents: rollouts, forests of trajectories, SFT and DPO on critical actions, benchmarks.
 #[derive(Debug, Parser)]
@@ -31,12 +31,16 @@ enum Command {
     Forest(ForestArguments),
     /// Grades a file of predictions with the tests of a suite, in sandboxes.
     Grade(GradeArguments),
-    /// Says where the viewers of a run's forests are.
-    View(PageArguments),
+    /// Prints a tree of a run's forest, and says where the page with all of them is.
+    View(ViewArguments),
     /// Prints the reports of a run.
     Report(PageArguments),
     /// Walks the lineage of a run's results and compares every digest on the way.
     Verify(PageArguments),
+    /// Writes what a run made as files that other programs read.
+    Export(ExportArguments),
+    /// Removes artifacts that nothing needs any more. Only says what would go, unless `--yes` is given.
+    Gc(GcArguments),
 }
 
 /// Arguments of `sealign run`.
@@ -146,7 +150,7 @@ pub struct GradeArguments {
     pub output: Format,
 }
 
-/// Arguments of `sealign view`, `report` and `verify`.
+/// Arguments of `sealign report` and `verify`, and of `view`.
 #[derive(Clone, Debug, Args)]
 pub struct PageArguments {
     /// Name of one object; all that have something to show when not given.
@@ -157,6 +161,75 @@ pub struct PageArguments {
     /// Open the page with the desktop's browser (`xdg-open`).
     #[arg(long)]
     pub open: bool,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Arguments of `sealign view`.
+#[derive(Clone, Debug, Args)]
+pub struct ViewArguments {
+    /// The forest.
+    #[command(flatten)]
+    pub page: PageArguments,
+    /// Task whose tree is printed; the first with a pair when not given.
+    #[arg(long)]
+    pub task: Option<String>,
+}
+
+/// What `sealign export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Exported {
+    /// Examples of a forest for supervised fine-tuning: `messages`, one conversation a line.
+    Sft,
+    /// Preference pairs of a forest: `prompt`, `chosen`, `rejected`.
+    Dpo,
+    /// Attempts of a campaign, as `sealign import` writes them.
+    Trajectories,
+    /// A model of an alignment run, in Hugging Face layout.
+    Model,
+}
+
+/// Arguments of `sealign export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArguments {
+    /// What to write.
+    #[arg(value_enum)]
+    pub what: Exported,
+    /// Name of the forest, campaign or alignment run; the only one when not given.
+    pub name: Option<String>,
+    /// For a model, the training step that made it (`sft`, `dpo-0`); the last one when not given.
+    #[arg(long)]
+    pub step: Option<String>,
+    /// Folder that holds the run.
+    #[arg(long)]
+    pub state: Option<PathBuf>,
+    /// Folder for the files, which must not be there yet.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// Arguments of `sealign gc`.
+#[derive(Clone, Debug, Args)]
+pub struct GcArguments {
+    /// Folder that holds the run; what its objects need stays.
+    #[arg(long, conflicts_with = "store")]
+    pub state: Option<PathBuf>,
+    /// URL of a store instead of a state folder (`s3://...`, `file://...`); what `--root` names stays.
+    #[arg(long)]
+    pub store: Option<String>,
+    /// Key of a manifest that stays with everything that it rests on. May be given often.
+    #[arg(long)]
+    pub root: Vec<String>,
+    /// Hours after its writing in which nothing is deleted; 0 for a state folder and 24 for a store when not given.
+    #[arg(long)]
+    pub grace_hours: Option<u64>,
+    /// Delete, instead of saying what would be deleted.
+    #[arg(long)]
+    pub yes: bool,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t)]
     pub output: Format,
@@ -178,6 +251,8 @@ impl Arguments {
             Command::View(arguments) => pages::view(&arguments),
             Command::Report(arguments) => pages::report(&arguments),
             Command::Verify(arguments) => verify::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
+            Command::Gc(arguments) => gc::run(&arguments),
         }
     }
 }

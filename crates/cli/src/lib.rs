@@ -27,6 +27,9 @@ pub mod trajectories;
 
 pub mod grade;
 
+pub mod outline;
 pub mod pages;
 
+pub mod export;
+pub mod gc;
 pub mod verify;

@@ -1,24 +1,30 @@
 //! `sealign view` and `sealign report`: the pages that a run has made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use sealign_forest::Forest;
+use sealign_local::shape::shown;
 use serde_json::json;
 
-use crate::arguments::PageArguments;
-use crate::error::CliError;
+use crate::arguments::{PageArguments, ViewArguments};
+use crate::error::{CliError, chain};
+use crate::outline;
 use crate::output::{Format, print, print_json, tell};
 use crate::state;
 use crate::summary::{reports_of, viewers};
 
+/// Bytes of trees that are read for printing one.
+const TREES_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of a report page that are printed.
 const MARKDOWN_BYTES_MAX: u64 = 16 << 20;
 
-/// Says where viewers are.
+/// Prints a tree of each forest and says where its viewer is. With `--open` the page is enough.
 ///
 /// # Errors
 /// [`CliError`] when there are none.
-pub fn view(arguments: &PageArguments) -> Result<ExitCode, CliError> {
+pub fn view(arguments: &ViewArguments) -> Result<ExitCode, CliError> {
+    let ViewArguments { page: arguments, task } = arguments;
     let state = state::existing(arguments.state.as_deref())?;
     let objects = state::objects(&state)?;
     let mut found = viewers(&state, &objects, |_| true);
@@ -37,11 +43,38 @@ pub fn view(arguments: &PageArguments) -> Result<ExitCode, CliError> {
         Format::Table => {
             for (forest, page) in &found {
                 print(&format!("{forest}: {}", page.display()));
+                if !arguments.open {
+                    print(&format!("\n{}\n", tree(page, task.as_deref())?));
+                }
             }
         }
     }
     open(arguments, found.into_iter().map(|(_, page)| page));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The tree that is asked for, of the forest whose viewer is `page`.
+fn tree(page: &Path, task: Option<&str>) -> Result<String, CliError> {
+    let path = page.with_file_name("trees.json");
+    let size = std::fs::metadata(&path).map_err(CliError::file("read", &path))?.len();
+    if size > TREES_BYTES_MAX {
+        return Ok(format!("{}: too large to be printed; open the page", path.display()));
+    }
+    let bytes = std::fs::read(&path).map_err(CliError::file("read", &path))?;
+    let forest = Forest::from_bytes(&bytes)
+        .map_err(|error| CliError::Input(format!("{}: {}", path.display(), chain(&error))))?;
+    match (outline::choose(&forest, task), task) {
+        (Some((index, tree)), _) => Ok(outline::outline(&forest, index, tree)),
+        (None, None) => Ok("the forest has no tree: nothing was left to merge".to_owned()),
+        (None, Some(task)) => {
+            let known: Vec<&str> = forest.trees.iter().map(|tree| tree.task.as_str()).take(10).collect();
+            Err(CliError::Argument(format!(
+                "--task: the forest has no tree of `{}`; there is {}",
+                shown(task),
+                shown(&known.join(", "))
+            )))
+        }
+    }
 }
 
 /// Prints reports.

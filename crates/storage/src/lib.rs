@@ -9,9 +9,10 @@
 //! bounded before it allocates. What it does not do: it knows no layout (`sealign_manifest::key` does), caches nothing
 //! and never reads the environment.
 //!
-//! Reading order: [`artifact`], [`store`], [`open`], [`error`], [`files`], [`faulty`].
+//! Reading order: [`artifact`], [`store`], [`open`], [`error`], [`files`], [`collect`], [`faulty`].
 
 pub mod artifact;
+pub mod collect;
 pub mod error;
 pub mod faulty;
 pub mod files;

@@ -22,7 +22,7 @@ pub const LIST_NAMES_MAX: usize = 200_000;
 pub struct Store {
     pub(crate) inner: Arc<dyn ObjectStore>,
     /// The folder, where the store is one.
-    directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
 }
 
 impl Store {
