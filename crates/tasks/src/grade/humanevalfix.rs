@@ -11,8 +11,9 @@ use crate::suites::humanevalfix::{InvalidPatch, TEST_FILE};
 /// Program and arguments of a test run; the program comes on standard input.
 pub const COMMAND: [&str; 5] = ["python3", "-I", "-S", "-B", "-"];
 
-const DRIVER: &str = include_str!("humanevalfix_driver.py");
-const SERVER: &str = include_str!("humanevalfix_server.py");
+/// The two programs, each after what they share.
+const DRIVER: &str = concat!(include_str!("humanevalfix_plain.py"), include_str!("humanevalfix_driver.py"));
+const SERVER: &str = concat!(include_str!("humanevalfix_plain.py"), include_str!("humanevalfix_server.py"));
 
 /// What the runs must print.
 #[derive(Clone, Debug, PartialEq)]
