@@ -11,20 +11,25 @@ use async_trait::async_trait;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
+use sealign_plan::labels::{self, Zone};
 use sealign_reconcile::port::{Cluster, ClusterError, Kind};
 use serde_json::{Value, json};
+
+use crate::preflight::Preflight;
 
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 /// Pages of a list at most: 100,000 objects with one owner are not ours.
 const PAGES_MAX: usize = 200;
 /// Time that one request may take; well under the lease.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A Kubernetes cluster.
-#[derive(Clone)]
 pub struct KubeCluster {
     client: Client,
+    preflight: Preflight,
+    /// Variables that every resolver gets beside what the plan tells it: what the installation says of suites.
+    suites: BTreeMap<String, String>,
 }
 
 /// The resource that a kind is served as.
@@ -54,7 +59,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl KubeCluster {
     /// The cluster that `client` speaks to.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, preflight: Preflight::default(), suites: BTreeMap::new() }
+    }
+
+    /// Gives these variables to every resolver.
+    #[must_use]
+    pub fn with_suites(mut self, suites: BTreeMap<String, String>) -> Self {
+        self.suites = suites;
+        self
     }
 
     fn api(&self, kind: Kind, namespace: Option<&str>) -> Api<DynamicObject> {
@@ -66,7 +78,7 @@ impl KubeCluster {
 }
 
 /// Runs one request within [`REQUEST_TIMEOUT`].
-async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     target: &str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, ClusterError> {
@@ -74,6 +86,19 @@ async fn bounded<T>(
         Ok(answer) => answer.map_err(|error| meaning(target, error)),
         Err(_) => Err(ClusterError::Unavailable(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))),
     }
+}
+
+/// A resolver's Job with further variables; any other Job as it is.
+fn with_variables(job: &DynamicObject, variables: &BTreeMap<String, String>) -> DynamicObject {
+    let mut job = job.clone();
+    let zone = job.metadata.labels.as_ref().and_then(|labels| labels.get(labels::ZONE));
+    if zone.is_none_or(|zone| zone != Zone::Resolve.name()) {
+        return job;
+    }
+    if let Some(Value::Array(environment)) = job.data.pointer_mut("/spec/template/spec/containers/0/env") {
+        environment.extend(variables.iter().map(|(name, value)| json!({ "name": name, "value": value })));
+    }
+    job
 }
 
 #[async_trait]
@@ -117,7 +142,12 @@ impl Cluster for KubeCluster {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let name = object.metadata.name.as_deref().unwrap_or_default();
         let parameters = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-        bounded(name, self.api(kind, Some(namespace)).create(&parameters, object)).await
+        if kind != Kind::Job {
+            return bounded(name, self.api(kind, Some(namespace)).create(&parameters, object)).await;
+        }
+        self.preflight.job(&self.client, namespace, object).await?;
+        let object = with_variables(object, &self.suites);
+        bounded(name, self.api(kind, Some(namespace)).create(&parameters, &object)).await
     }
 
     async fn patch_status(
@@ -194,6 +224,24 @@ mod tests {
             let kind = Kind::parse(&definition.spec.names.kind).unwrap();
             assert_eq!(kind.plural(), definition.spec.names.plural);
         }
+    }
+
+    #[test]
+    fn only_resolvers_are_told_of_suites() {
+        let job = |zone: &str| -> DynamicObject {
+            serde_json::from_value(json!({
+                "metadata": { "name": "j", "labels": { "sealign.dev/zone": zone } },
+                "spec": { "template": { "spec": { "containers": [{ "name": "main", "env": [] }] } } },
+            }))
+            .unwrap()
+        };
+        let variables = BTreeMap::from([("SEALIGN_PYTHON_IMAGE".to_owned(), "python:x".to_owned())]);
+        let environment = |zone: &str| {
+            let job = with_variables(&job(zone), &variables);
+            job.data.pointer("/spec/template/spec/containers/0/env").cloned().unwrap()
+        };
+        assert_eq!(environment("resolve"), json!([{ "name": "SEALIGN_PYTHON_IMAGE", "value": "python:x" }]));
+        assert_eq!(environment("sandbox"), json!([]));
     }
 
     #[test]

@@ -3,12 +3,17 @@
 //! `SEALIGN_STORE` (URL of the store, required), `SEALIGN_INSTALLATION` (JSON of [`Installation`]: images, namespaces, ...),
 //! `POD_NAME` and `POD_NAMESPACE` (downward API), `SEALIGN_LISTEN` (address of metrics and health, default `0.0.0.0:8080`),
 //! `SEALIGN_LEASE` (name of the Lease, default `sealign-operator`; empty runs without), `SEALIGN_CONCURRENCY` (objects of one
-//! kind at once, default 8), and the storage credentials by their usual names (`AWS_`, `GOOGLE_`, `AZURE_`).
+//! kind at once, default 8), `SEALIGN_ALLOWED_IMAGES`, `SEALIGN_PYTHON_IMAGE` and `SEALIGN_INTERPRETER` (handed on to
+//! resolvers: patterns of images that task sets may use, the image of suites that bring their files along, and what their
+//! environment digests say of its interpreter), `SEALIGN_POLL_SECONDS` (time between two looks at an object, default 10),
+//! and the storage credentials by their usual names (`AWS_`, `GOOGLE_`, `AZURE_`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sealign_plan::Installation;
+use sealign_reconcile::Settings;
 use sealign_storage::StoreOptions;
 
 /// Objects of one kind that are reconciled at once: kube's own default is without a bound.
@@ -31,7 +36,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Objects of one kind at once.
     pub concurrency: u16,
+    /// What resolvers are told of suites, by variable.
+    pub suites: BTreeMap<String, String>,
+    /// Time between two looks at an object of which nothing was heard.
+    pub poll: Duration,
 }
+
+/// Variables that are handed on to resolvers.
+const SUITES: [&str; 3] = ["SEALIGN_ALLOWED_IMAGES", "SEALIGN_PYTHON_IMAGE", "SEALIGN_INTERPRETER"];
+/// Seconds between two looks at an object at most: longer would leave a window half empty.
+const POLL_SECONDS: std::ops::RangeInclusive<u64> = 1..=300;
 
 /// A variable that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +92,17 @@ impl Config {
                 .parse()
                 .map_err(|_| invalid("SEALIGN_LISTEN", format!("`{listen}` is not an address and port")))?,
             concurrency: concurrency.unwrap_or(CONCURRENCY_DEFAULT).clamp(1, 1000),
+            suites: SUITES
+                .into_iter()
+                .filter_map(|name| Some((name.to_owned(), get(name)?.to_owned())))
+                .collect(),
+            poll: match get("SEALIGN_POLL_SECONDS").map(str::parse) {
+                None => Settings::default().poll,
+                Some(Ok(seconds)) if POLL_SECONDS.contains(&seconds) => Duration::from_secs(seconds),
+                Some(_) => {
+                    return Err(invalid("SEALIGN_POLL_SECONDS", "write a number from 1 to 300".into()));
+                }
+            },
         })
     }
 }
@@ -95,6 +120,9 @@ mod tests {
         let config = read(&[("SEALIGN_STORE", "s3://b/p")]).unwrap();
         assert_eq!(config.installation.store_url, "s3://b/p");
         assert_eq!((config.concurrency, config.lease.as_deref()), (8, Some("sealign-operator")));
+        assert!(config.suites.is_empty() && config.poll == Duration::from_secs(10));
+        let told = read(&[("SEALIGN_STORE", "s3://b"), ("SEALIGN_PYTHON_IMAGE", "p")]).unwrap();
+        assert_eq!(told.suites["SEALIGN_PYTHON_IMAGE"], "p");
         let without = read(&[("SEALIGN_STORE", "s3://b"), ("SEALIGN_LEASE", "")]).unwrap();
         assert_eq!(without.lease, None);
     }
@@ -108,6 +136,7 @@ mod tests {
                 "SEALIGN_LISTEN: `x` is not an address",
             ),
             (vec![("SEALIGN_STORE", "s3://b"), ("SEALIGN_CONCURRENCY", "-1")], "from 1 to 1000"),
+            (vec![("SEALIGN_STORE", "s3://b"), ("SEALIGN_POLL_SECONDS", "0")], "from 1 to 300"),
             (
                 vec![("SEALIGN_STORE", "s3://b"), ("SEALIGN_INSTALLATION", "{\"image\":1}")],
                 "unknown field `image`",

@@ -1,21 +1,21 @@
-//! One controller a kind: watches feed a queue of object names, and each name goes to `reconcile_once`.
+//! One controller a kind: a watch on its objects and news of others feed a queue of names, and each name goes to
+//! `reconcile_once`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::DynamicObject;
 use kube::runtime::controller::{Action, Config as QueueConfig, Controller};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use sealign_plan::{Installation, labels};
 use sealign_reconcile::port::Kind;
 use sealign_reconcile::{ReconcileError, Reconciler};
 
 use crate::cluster::resource;
 use crate::metrics::Metrics;
-use crate::triggers;
+use crate::routes::{self, News, Routes};
 
 /// News about an object that comes within this time is answered by one look.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -23,10 +23,15 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What reconciles share.
-pub struct Shared {
-    kind: Kind,
-    reconciler: Arc<Reconciler>,
-    metrics: Arc<Metrics>,
+pub struct Means {
+    /// The kind of the controller.
+    pub kind: Kind,
+    /// The four verbs.
+    pub reconciler: Arc<Reconciler>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Who hears of what this controller sees.
+    pub routes: Arc<Routes>,
 }
 
 /// An error with the wait that its reconcile asked for.
@@ -39,20 +44,31 @@ struct Failed {
     source: ReconcileError,
 }
 
-/// Runs the controller of `kind` until `stop` resolves; running reconciles end first.
-pub async fn run(
-    kind: Kind,
-    client: Client,
-    installation: &Installation,
-    reconciler: Arc<Reconciler>,
-    metrics: Arc<Metrics>,
-    concurrency: u16,
-    stop: impl Future<Output = ()> + Send + Sync + 'static,
-) {
-    metrics.concurrency(kind, concurrency);
-    let controller = build(kind, &client, installation, concurrency).graceful_shutdown_on(stop);
-    let shared = Arc::new(Shared { kind, reconciler, metrics });
-    consume(controller.run(reconcile, |_, error: &Failed, _| Action::requeue(error.wait), shared)).await;
+/// A controller that has not started, and the store that it will fill.
+pub struct Prepared {
+    controller: Controller<DynamicObject>,
+    /// The objects of its kind, once it runs.
+    pub store: Store<DynamicObject>,
+}
+
+/// Prepares the controller of `kind`, which also listens to `news`.
+pub fn prepare(kind: Kind, client: &Client, concurrency: u16, news: News) -> Prepared {
+    // Our own kinds are seen everywhere, so that an object in a namespace that is not enabled is told so.
+    let everywhere = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
+    let queue = QueueConfig::default().debounce(DEBOUNCE).concurrency(concurrency);
+    let controller = Controller::new_with(everywhere, watcher::Config::default(), resource(kind))
+        .with_config(queue)
+        .reconcile_on(routes::heard(news));
+    Prepared { store: controller.store(), controller }
+}
+
+impl Prepared {
+    /// Runs until `stop` resolves; running reconciles end first.
+    pub async fn run(self, means: Means, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+        let controller = self.controller.graceful_shutdown_on(stop);
+        let policy = |_, error: &Failed, _| Action::requeue(error.wait);
+        consume(controller.run(reconcile, policy, Arc::new(means))).await;
+    }
 }
 
 /// Results were counted where they arose; what is left are failures of watches.
@@ -65,65 +81,23 @@ async fn consume<T, E: std::fmt::Display>(results: impl Stream<Item = Result<T, 
     }
 }
 
-fn build(
-    kind: Kind,
-    client: &Client,
-    installation: &Installation,
-    concurrency: u16,
-) -> Controller<DynamicObject> {
-    // Our own kinds are seen everywhere, so that an object in a namespace that is not enabled is told so.
-    let everywhere = |kind: Kind| Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
-    let mut controller = Controller::new_with(everywhere(kind), watcher::Config::default(), resource(kind))
-        .with_config(QueueConfig::default().debounce(DEBOUNCE).concurrency(concurrency));
-    let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
-    for child in triggers::owned(kind) {
-        for api in children(*child, client, installation) {
-            controller = controller.owns_with(api, resource(*child), ours.clone());
-        }
-    }
-    let store = controller.store();
-    for other in triggers::referenced(kind) {
-        let (store, other, own) = (store.clone(), *other, resource(kind));
-        let mapper = move |changed: DynamicObject| concerned(&store, &own, other, &changed);
-        controller =
-            controller.watches_with(everywhere(other), resource(other), watcher::Config::default(), mapper);
-    }
-    controller
-}
-
-/// Where children of a kind are watched: Jobs only in namespaces that are enabled, where our role reaches.
-fn children(kind: Kind, client: &Client, installation: &Installation) -> Vec<Api<DynamicObject>> {
-    match &installation.namespaces {
-        Some(namespaces) if kind == Kind::Job => namespaces
-            .iter()
-            .map(|namespace| Api::namespaced_with(client.clone(), namespace, &resource(kind)))
-            .collect(),
-        _ => vec![Api::all_with(client.clone(), &resource(kind))],
-    }
-}
-
-fn concerned(
-    store: &Store<DynamicObject>,
-    own: &ApiResource,
-    kind: Kind,
-    changed: &DynamicObject,
-) -> Vec<ObjectRef<DynamicObject>> {
-    let Some(name) = changed.metadata.name.as_deref() else { return Vec::new() };
-    let is_concerned = |object: &Arc<DynamicObject>| {
-        object.metadata.namespace == changed.metadata.namespace && triggers::names(object, kind, name)
-    };
-    let objects = store.state().into_iter().filter(is_concerned);
-    objects.map(|object| ObjectRef::from_obj_with(&*object, own.clone())).collect()
-}
-
-async fn reconcile(object: Arc<DynamicObject>, shared: Arc<Shared>) -> Result<Action, Failed> {
+async fn reconcile(object: Arc<DynamicObject>, means: Arc<Means>) -> Result<Action, Failed> {
+    let Means { kind, reconciler, metrics, routes } = &*means;
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let name = object.metadata.name.as_deref().unwrap_or_default();
+    routes.looked_at(*kind, &object);
     let started = Instant::now();
-    shared.metrics.begun(shared.kind);
-    let outcome = shared.reconciler.reconcile_once(shared.kind, namespace, name).await;
-    shared.metrics.ended(shared.kind, started.elapsed(), &outcome);
-    shared.metrics.conditions(shared.kind, &object, outcome.requeue.is_none());
+    let outcome = {
+        // Dropped when the process stops in the middle, too.
+        let _active = metrics.begun(*kind);
+        reconciler.reconcile_once(*kind, namespace, name).await
+    };
+    metrics.ended(*kind, started.elapsed(), &outcome);
+    let is_gone = outcome.requeue.is_none();
+    metrics.show(*kind, &object, is_gone);
+    if is_gone {
+        routes.gone(*kind, &object);
+    }
     match (outcome.error, outcome.requeue) {
         (Some(source), wait) => {
             Err(Failed { category: source.category().name(), wait: wait.unwrap_or(RETRY), source })

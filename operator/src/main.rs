@@ -1,4 +1,5 @@
-//! `sealign-operator`: reads its environment and runs until it is told to stop or loses its lease.
+//! `sealign-operator`: reads its environment and runs until it is told to stop or loses its lease. `sealign-operator access`
+//! prints the verbs that it needs.
 
 use std::process::ExitCode;
 
@@ -8,6 +9,19 @@ use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("access") => {
+            print!("{}", sealign_operator::access::table());
+            return ExitCode::SUCCESS;
+        }
+        Some(other) => {
+            eprintln!(
+                "sealign-operator: `{other}` is unknown; give nothing to run, or `access` to print what it may do"
+            );
+            return ExitCode::from(2);
+        }
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"));
     tracing_subscriber::fmt().json().with_env_filter(filter).init();
     let config = match Config::read(&std::env::vars().collect()) {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -10,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 
@@ -18,8 +18,8 @@ use crate::metrics::Metrics;
 pub struct Shown {
     /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether the API server has answered us.
-    pub is_ready: Arc<AtomicBool>,
+    /// What keeps us from taking part, if anything.
+    pub missing: watch::Receiver<Option<String>>,
 }
 
 /// The routes.
@@ -41,10 +41,9 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
 }
 
 async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
-    if shown.is_ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ok")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the API server has not answered yet")
+    match &*shown.missing.borrow() {
+        None => (StatusCode::OK, "ok".to_owned()),
+        Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing.clone()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Which objects to look at when another one changes: those whose specs name it. Children come by owner reference.
+//! Which objects to look at when another one changes: those whose specs name it. Owners are found by
+//! reference ([`crate::routes`]).
 
 use kube::core::DynamicObject;
 use sealign_reconcile::port::Kind;
@@ -12,16 +13,6 @@ pub fn referenced(kind: Kind) -> &'static [Kind] {
         Kind::TrajectoryForest => &[Kind::RolloutCampaign, Kind::TaskSet],
         Kind::AlignmentRun => &[Kind::TrajectoryForest],
         Kind::Benchmark => &[Kind::TaskSet, Kind::Benchmark],
-    }
-}
-
-/// Kinds that objects of `kind` own.
-pub fn owned(kind: Kind) -> &'static [Kind] {
-    match kind {
-        Kind::TaskSet | Kind::RolloutCampaign | Kind::TrajectoryForest => &[Kind::Job],
-        Kind::AlignmentRun => &[Kind::Job, Kind::RolloutCampaign, Kind::TrajectoryForest, Kind::Benchmark],
-        Kind::Benchmark => &[Kind::Job, Kind::RolloutCampaign],
-        Kind::Job => &[],
     }
 }
 
@@ -62,12 +53,5 @@ mod tests {
         assert!(!names(&forest, Kind::RolloutCampaign, "eval"));
         let campaign = object(&serde_json::json!({ "taskSetRef": { "name": "train" } }));
         assert!(names(&campaign, Kind::TaskSet, "train"));
-    }
-
-    #[test]
-    fn every_kind_watches_the_jobs_that_it_may_own() {
-        for kind in Kind::OURS {
-            assert!(owned(kind).contains(&Kind::Job), "{kind:?}");
-        }
     }
 }

@@ -16,13 +16,18 @@ use sealign_manifest::group::Rejection;
 use sealign_plan::config::{
     CONFIG_VARIABLE, POD_DIRECTORY_VARIABLE, Report, Run, STORE_VARIABLE, Work, WorkerConfig,
 };
+use sealign_plan::resources::worker::HEALTH_PORT;
 use sealign_storage::{ArtifactStore, Store, StoreOptions};
 
 use crate::error::{EXIT_FAILED, WorkerError};
 use crate::resolve::{self, Suites};
 use crate::runner::folder::FolderDirectory;
+use crate::runner::meters::{MeteredModels, MeteredStore, Meters};
 use crate::runner::models::CampaignModels;
 use crate::runner::network::NetworkDoors;
+use crate::runner::pods::PodDirectory;
+use crate::runner::standing::{self, Standing};
+use crate::runner::watched::WatchedDirectory;
 use crate::runner::{self, Ports};
 use crate::{forest, report, saving};
 
@@ -133,10 +138,7 @@ async fn dispatch(
             resolve::tasks::resolve(&**store, config, &suites(variables)).await
         }
         ("resolve", WorkerConfig::ResolvePlan(config)) => resolve::plan(&**store, config).await,
-        ("run", WorkerConfig::Run(config)) => {
-            let ports = ports(config, store, variables)?;
-            runner::run(config, &ports).await
-        }
+        ("run", WorkerConfig::Run(config)) => run(config, store, variables).await,
         ("build-forest", WorkerConfig::BuildForest(config)) => forest::build(&**store, config).await,
         ("report", WorkerConfig::Report(config)) => report::write(&**store, config).await,
         _ => Err(WorkerError::Premise(format!("{CONFIG_VARIABLE} is not a configuration of `{command}`"))),
@@ -155,10 +157,48 @@ fn suites(variables: &Variables) -> Suites {
     }
 }
 
-fn ports(config: &Run, store: &Arc<dyn ArtifactStore>, variables: &Variables) -> Result<Ports, WorkerError> {
-    let folder = variables.get(POD_DIRECTORY_VARIABLE).ok_or_else(|| {
-        WorkerError::Premise(format!("{POD_DIRECTORY_VARIABLE} is not set: there is no directory of pods"))
-    })?;
+/// Runs the runner: over a folder of pods where one is named, else in a cluster, where it also answers the kubelet and
+/// Prometheus.
+async fn run(config: &Run, store: &Arc<dyn ArtifactStore>, variables: &Variables) -> Result<(), WorkerError> {
+    if let Some(folder) = variables.get(POD_DIRECTORY_VARIABLE) {
+        let pods = FolderDirectory::new(folder.as_str(), config.owner.uid.as_str());
+        return runner::run(config, &ports(config, store, Arc::new(pods), variables)?).await;
+    }
+    let premise = |problem: String| WorkerError::Premise(problem);
+    let meters = Arc::new(Meters::new(&config.owner).map_err(|error| premise(error.to_string()))?);
+    let client = cluster_client().await.map_err(premise)?;
+    let pods = Arc::new(WatchedDirectory::start(client, &config.owner));
+    let mut ports = ports(config, store, pods, variables)?;
+    ports.store = Arc::new(MeteredStore::new(ports.store, meters.clone()));
+    ports.models = Arc::new(MeteredModels::new(ports.models, meters.clone()));
+    let (standing, shown) = tokio::sync::watch::channel(Standing::default());
+    tokio::select! {
+        ended = runner::run_showing(config, &ports, standing) => ended,
+        served = standing::serve(HEALTH_PORT, shown, meters) => {
+            let reason = served.err().map_or_else(|| "it ended".into(), |error| error.to_string());
+            Err(premise(format!("port {HEALTH_PORT} of the readiness probe: {reason}")))
+        }
+    }
+}
+
+/// The API server of the cluster that this pod runs in, or of the kubeconfig that KUBECONFIG names.
+async fn cluster_client() -> Result<kube::Client, String> {
+    let problem = |error: &dyn std::error::Error| {
+        format!(
+            "{POD_DIRECTORY_VARIABLE} is not set and there is no cluster: run in a pod with a token, or set KUBECONFIG: {}",
+            chain(error)
+        )
+    };
+    let configuration = kube::Config::infer().await.map_err(|error| problem(&error))?;
+    kube::Client::try_from(configuration).map_err(|error| problem(&error))
+}
+
+fn ports(
+    config: &Run,
+    store: &Arc<dyn ArtifactStore>,
+    pods: Arc<dyn PodDirectory>,
+    variables: &Variables,
+) -> Result<Ports, WorkerError> {
     let policies = match &config.work {
         Work::Campaign(spec) => spec.policies.as_slice(),
         Work::Health(_) | Work::Predictions(_) => &[],
@@ -166,7 +206,7 @@ fn ports(config: &Run, store: &Arc<dyn ArtifactStore>, variables: &Variables) ->
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     Ok(Ports {
         store: store.clone(),
-        pods: Arc::new(FolderDirectory::new(folder.as_str(), config.owner.uid.as_str())),
+        pods,
         doors: Arc::new(NetworkDoors),
         models: Arc::new(CampaignModels::new(policies, |ordinal| key_file(ordinal, variables))?),
         clock,

@@ -16,8 +16,10 @@ use crate::snapshot::NoDecision;
 
 /// Port of a model server.
 pub const PORT: u16 = 8000;
-/// CPU in thousandths, memory and disk in MiB of a server.
-const SERVER_RESOURCES: (i32, i32, i32) = (2_000, 8_192, 16_384);
+/// What a server without GPUs asks for: CPU in thousandths, memory and disk in MiB.
+const SERVER_REQUESTS: (i32, i32, i32) = (500, 512, 512);
+/// What any server may use at most, and what one with GPUs asks for.
+const SERVER_LIMITS: (i32, i32, i32) = (2_000, 8_192, 16_384);
 
 /// Name of the server's stage: rounds and Jobs of different policies are apart.
 pub fn stage(policy: &str) -> String {
@@ -53,7 +55,7 @@ pub fn job(
     };
     let mut command = vec!["sealign-trainer".to_owned(), "serve-model".to_owned()];
     command.extend(args.iter().cloned());
-    let (cpu, memory, disk) = SERVER_RESOURCES;
+    let requests = if *gpus > 0 { SERVER_LIMITS } else { SERVER_REQUESTS };
     let container = json!({
         "name": "main",
         "image": image.as_ref().unwrap_or(&installation.trainer_image),
@@ -61,7 +63,7 @@ pub fn job(
         "env": environment(installation, &WorkerConfig::Serve(serve.clone()), Vec::new())?,
         "ports": [{ "name": "http", "containerPort": PORT }],
         "readinessProbe": { "httpGet": { "path": "/health", "port": PORT }, "periodSeconds": 5 },
-        "resources": pod::resources(cpu, memory, disk, *gpus),
+        "resources": pod::bounded(requests, SERVER_LIMITS, *gpus),
         "securityContext": pod::container_security(true),
         "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
     });

@@ -55,7 +55,7 @@ pub fn job(
 ) -> Result<DynamicObject, NoDecision> {
     let JobIdentity { name, zone, stage, round, labels, annotations } = identity;
     let Extent { completions, parallelism, deadline_seconds, all_or_nothing } = extent;
-    let QueueSpec { name: queue_name, priority_class } = queue;
+    let (queue_name, priority_class) = queue_of(*zone, queue);
     let mut own = Map::new();
     own.insert(labels::MANAGED_BY.into(), labels::MANAGER.into());
     own.insert(labels::OWNER_UID.into(), owner.uid.clone().into());
@@ -106,6 +106,16 @@ pub fn job(
     }))
 }
 
+/// Queue and priority of the pods that take the cluster's room: sandboxes and trainers. The others are small, and a runner
+/// that waits in a queue behind its own sandboxes would wait for ever.
+fn queue_of(zone: Zone, queue: &QueueSpec) -> (Option<&String>, Option<&String>) {
+    let QueueSpec { name, priority_class } = queue;
+    match zone {
+        Zone::Sandbox | Zone::Trainer => (name.as_ref(), priority_class.as_ref().filter(|_| name.is_some())),
+        Zone::Resolve | Zone::Runner | Zone::Forest | Zone::Server | Zone::Report => (None, None),
+    }
+}
+
 /// The configuration in the environment of a pod's container.
 fn config_of(pod: &Value) -> Option<&str> {
     let variables = pod.pointer("/containers/0/env")?.as_array()?;
@@ -119,6 +129,13 @@ fn config_of(pod: &Value) -> Option<&str> {
 /// The object that a JSON document describes.
 pub fn from_json(document: Value) -> Result<DynamicObject, NoDecision> {
     serde_json::from_value(document).map_err(|source| NoDecision::Encode { what: "a child object", source })
+}
+
+/// What trusted pods ask for and may use at most: they are at rest most of the time. CPU in thousandths, memory and disk in
+/// MiB, and GPUs, which cannot be shared.
+pub fn bounded(requests: (i32, i32, i32), limits: (i32, i32, i32), gpus: i32) -> Value {
+    let amounts = |(cpu, memory, disk)| resources(cpu, memory, disk, gpus).get("limits").cloned();
+    json!({ "requests": amounts(requests), "limits": amounts(limits) })
 }
 
 /// Equal requests and limits.
@@ -187,6 +204,50 @@ pub(crate) mod tests {
             Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
             other => other.clone(),
         }
+    }
+
+    fn job_in(zone: Zone) -> Job {
+        let identity = JobIdentity {
+            name: "j".into(),
+            zone,
+            stage: "s".into(),
+            round: 0,
+            labels: Vec::new(),
+            annotations: Vec::new(),
+        };
+        let extent = Extent { completions: 1, parallelism: 1, deadline_seconds: 9, all_or_nothing: false };
+        let queue = QueueSpec { name: Some("lq".into()), priority_class: Some("high".into()) };
+        let pod = json!({ "containers": [{ "name": "main", "image": "i" }] });
+        typed(&job(&owner(crate::Kind::Benchmark), &identity, extent, &queue, &pod).unwrap())
+    }
+
+    #[test]
+    fn only_what_takes_room_waits_in_a_queue() {
+        for zone in [Zone::Sandbox, Zone::Trainer] {
+            let job = job_in(zone);
+            let labels = job.metadata.labels.unwrap();
+            assert_eq!(
+                (labels[labels::QUEUE].as_str(), labels[labels::PRIORITY_CLASS].as_str()),
+                ("lq", "high")
+            );
+            assert_eq!(job.spec.unwrap().suspend, Some(true));
+        }
+        for zone in [Zone::Resolve, Zone::Runner, Zone::Forest, Zone::Server, Zone::Report] {
+            let job = job_in(zone);
+            assert!(!job.metadata.labels.unwrap().contains_key(labels::QUEUE), "{zone:?}");
+            assert_eq!(job.spec.unwrap().suspend, Some(false), "{zone:?}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_pod_asks_for_less_than_it_may_use() {
+        let resources = bounded((250, 512, 1), (1_000, 2_048, 2), 1);
+        assert_eq!(resources["requests"]["cpu"], "250m");
+        assert_eq!(resources["limits"]["memory"], "2048Mi");
+        assert_eq!(
+            (&resources["requests"]["nvidia.com/gpu"], &resources["limits"]["nvidia.com/gpu"]),
+            (&json!("1"), &json!("1"))
+        );
     }
 
     /// An owner whose name, namespace and UID differ.

@@ -19,12 +19,20 @@ pub fn task_root(source: &TaskSource) -> &'static str {
     match (mini, human_eval_fix) {
         (Some(_), _) => "/repo",
         (None, Some(_)) => "/workspace",
-        (None, None) => "/testbed",
+        (None, None) => ROOT_IN_IMAGE,
     }
 }
 
+/// Root of tasks that are part of their image; other suites' tasks bring their files along.
+const ROOT_IN_IMAGE: &str = "/testbed";
+
 /// Port of the sandbox server.
 pub const PORT: u16 = 7070;
+/// Annotation of sandbox pods: seconds that one may take to start. A runner that sees one deleted tells by it whether the
+/// image kept it waiting for too long or somebody ended the round early.
+pub const START_ANNOTATION: &str = "sealign.dev/start-seconds";
+/// User of tasks that bring their files along: any image has a number for it.
+const TASK_USER: i64 = 65_532;
 /// Room for the static server in its volume.
 const SERVER_MIB: i32 = 64;
 const MIB: i64 = 1024 * 1024;
@@ -66,7 +74,10 @@ pub fn job(
         stage: stage.name().to_owned(),
         round: *round,
         labels: vec![(labels::GROUP, group.clone())],
-        annotations: vec![(labels::ROUND_MAP, annotation)],
+        annotations: vec![
+            (labels::ROUND_MAP, annotation),
+            (START_ANNOTATION, spec.sandbox.start_seconds.to_string()),
+        ],
     };
     let extent = Extent {
         completions: size,
@@ -78,8 +89,12 @@ pub fn job(
 }
 
 fn pod_spec(installation: &Installation, job: &SandboxJob<'_>) -> Value {
+    // A task that brings its files along needs no user of its image and writes to two volumes of its own; one that is part
+    // of its image belongs to that image's user, who is root more often than not, and writes where it likes.
+    let is_in_image = job.root == ROOT_IN_IMAGE;
     let SandboxSpec { cpu_millis, memory_mib, disk_mib, processes, runtime_class_name, start_seconds: _ } =
         job.sandbox;
+    let resources = pod::resources(*cpu_millis, *memory_mib, *disk_mib, 0);
     let mut spec = json!({
         "restartPolicy": "Never",
         "automountServiceAccountToken": false,
@@ -88,12 +103,12 @@ fn pod_spec(installation: &Installation, job: &SandboxJob<'_>) -> Value {
         "terminationGracePeriodSeconds": 5,
         "tolerations": pod::tolerations(),
         "serviceAccountName": format!("{}-sandbox", installation.service_account_prefix),
-        "securityContext": { "seccompProfile": { "type": "RuntimeDefault" } },
+        "securityContext": security(installation, is_in_image),
         "initContainers": [{
             "name": "server",
             "image": installation.sandbox_image,
             "command": ["cp", "/usr/local/bin/sealign-sandbox", "/sealign/sealign-sandbox"],
-            "resources": pod::resources(*cpu_millis, *memory_mib, *disk_mib, 0),
+            "resources": resources,
             "securityContext": pod::container_security(true),
             "volumeMounts": [{ "name": "sealign", "mountPath": "/sealign" }],
         }],
@@ -111,24 +126,53 @@ fn pod_spec(installation: &Installation, job: &SandboxJob<'_>) -> Value {
             ],
             "env": [{ "name": "SEALIGN_POD_UID", "valueFrom": { "fieldRef": { "fieldPath": "metadata.uid" } } }],
             "ports": [{ "name": "sandbox", "containerPort": PORT }],
-            "resources": pod::resources(*cpu_millis, *memory_mib, *disk_mib, 0),
-            // Task images write where they like; the task root is theirs.
-            "securityContext": pod::container_security(false),
-            "volumeMounts": [{ "name": "sealign", "mountPath": "/sealign", "readOnly": true }],
+            "resources": resources,
+            "securityContext": pod::container_security(!is_in_image),
+            "volumeMounts": mounts(job.root, is_in_image),
         }],
-        "volumes": [{ "name": "sealign", "emptyDir": { "sizeLimit": format!("{SERVER_MIB}Mi") } }],
+        "volumes": volumes(*disk_mib, is_in_image),
     });
     let Some(fields) = spec.as_object_mut() else { return spec };
-    if installation.user_namespaces {
+    if is_in_image && installation.user_namespaces {
         fields.insert("hostUsers".into(), false.into());
-    } else if let Some(security) = fields.get_mut("securityContext").and_then(Value::as_object_mut) {
-        // Root is allowed exactly where it is root of a user namespace only.
-        security.insert("runAsNonRoot".into(), true.into());
     }
     if let Some(class) = runtime_class_name.as_ref().or(installation.runtime_class_name.as_ref()) {
         fields.insert("runtimeClassName".into(), class.clone().into());
     }
     spec
+}
+
+/// Root is allowed exactly where it is root of a user namespace only; without those, an image that needs root is refused.
+fn security(installation: &Installation, is_in_image: bool) -> Value {
+    let seccomp = json!({ "type": "RuntimeDefault" });
+    match (is_in_image, installation.user_namespaces) {
+        (true, true) => json!({ "seccompProfile": seccomp }),
+        (true, false) => json!({ "seccompProfile": seccomp, "runAsNonRoot": true }),
+        (false, _) => json!({
+            "seccompProfile": seccomp,
+            "runAsNonRoot": true,
+            "runAsUser": TASK_USER,
+            "runAsGroup": TASK_USER,
+            "fsGroup": TASK_USER,
+        }),
+    }
+}
+
+fn mounts(root: &str, is_in_image: bool) -> Value {
+    let server = json!({ "name": "sealign", "mountPath": "/sealign", "readOnly": true });
+    if is_in_image {
+        return json!([server]);
+    }
+    json!([server, { "name": "task", "mountPath": root }, { "name": "tmp", "mountPath": "/tmp" }])
+}
+
+fn volumes(disk_mib: i32, is_in_image: bool) -> Value {
+    let server = json!({ "name": "sealign", "emptyDir": { "sizeLimit": format!("{SERVER_MIB}Mi") } });
+    if is_in_image {
+        return json!([server]);
+    }
+    let scratch = json!({ "sizeLimit": format!("{disk_mib}Mi") });
+    json!([server, { "name": "task", "emptyDir": scratch }, { "name": "tmp", "emptyDir": scratch }])
 }
 
 #[cfg(test)]
@@ -147,11 +191,15 @@ mod tests {
     }
 
     fn built(size: usize, installation: &Installation) -> k8s_openapi::api::batch::v1::Job {
+        built_in(size, installation, ROOT_IN_IMAGE)
+    }
+
+    fn built_in(size: usize, installation: &Installation, root: &str) -> k8s_openapi::api::batch::v1::Job {
         let (map, sandbox, queue) = (map(size), SandboxSpec::default(), QueueSpec::default());
         let spec = SandboxJob {
             map: &map,
             image: "tasks/one",
-            root: "/repo",
+            root,
             sandbox: &sandbox,
             queue: &queue,
             parallelism: 4,
@@ -178,8 +226,9 @@ mod tests {
     fn pods_carry_the_map_that_the_runner_reads() {
         let job = built(2, &Installation::default());
         let template = job.spec.unwrap().template.metadata.unwrap();
-        let annotation = &template.annotations.unwrap()[labels::ROUND_MAP];
-        assert_eq!(serde_json::from_str::<RoundMap>(annotation).unwrap(), map(2));
+        let annotations = template.annotations.unwrap();
+        assert_eq!(serde_json::from_str::<RoundMap>(&annotations[labels::ROUND_MAP]).unwrap(), map(2));
+        assert_eq!(annotations[START_ANNOTATION], "600");
         let labels = template.labels.unwrap();
         assert_eq!(labels["sealign.dev/zone"], "sandbox");
         assert_eq!(labels["sealign.dev/group"], "g0003");
@@ -211,6 +260,20 @@ mod tests {
                 "a sandbox learns nothing else"
             );
         }
+    }
+
+    #[test]
+    fn a_task_that_brings_its_files_is_nobody_on_a_root_that_cannot_be_written() {
+        let job = built_in(1, &Installation::default(), "/repo");
+        let pod = job.spec.unwrap().template.spec.unwrap();
+        let security = pod.security_context.unwrap();
+        assert_eq!((security.run_as_non_root, security.run_as_user), (Some(true), Some(65_532)));
+        assert_eq!(pod.host_users, None);
+        let main = &pod.containers[0];
+        assert_eq!(main.security_context.as_ref().unwrap().read_only_root_filesystem, Some(true));
+        let paths: Vec<&str> = main.volume_mounts.iter().flatten().map(|m| m.mount_path.as_str()).collect();
+        assert_eq!(paths, ["/sealign", "/repo", "/tmp"]);
+        assert!(pod.volumes.unwrap().iter().all(|v| v.empty_dir.as_ref().unwrap().size_limit.is_some()));
     }
 
     #[test]

@@ -4,20 +4,22 @@ use kube::core::DynamicObject;
 use sealign_crds::alignment_run::TrainerSpec;
 use sealign_crds::shared::QueueSpec;
 use sealign_manifest::train::TrainStep;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::pod::{self, Extent, JobIdentity};
 use super::worker::{environment, trusted_pod};
 use crate::config::WorkerConfig;
 use crate::installation::Installation;
-use crate::labels::Zone;
+use crate::labels::{self, Zone};
 use crate::names;
 use crate::owner::Owner;
 use crate::snapshot::NoDecision;
 
 /// Port of the ranks' meeting place.
 const MASTER_PORT: u16 = 29_500;
-/// Scratch space of a trainer in MiB: model files and one checkpoint on their way to the store.
+/// Scratch space that a trainer asks for, in MiB.
+const DISK_REQUEST_MIB: i32 = 1_024;
+/// Scratch space that it may use: model files and one checkpoint on their way to the store.
 const DISK_MIB: i32 = 65_536;
 
 /// Builds the Job of the step's round.
@@ -66,15 +68,45 @@ pub fn job(
         "image": image.as_ref().unwrap_or(&installation.trainer_image),
         "command": ["sealign-trainer", "step"],
         "env": environment(installation, &WorkerConfig::Train(step.clone()), further)?,
-        "resources": pod::resources(*cpu_millis, *memory_mib, DISK_MIB, *gpus_per_node),
+        "ports": [{ "name": "ranks", "containerPort": MASTER_PORT }],
+        "resources": pod::bounded(
+            (*cpu_millis, *memory_mib, DISK_REQUEST_MIB),
+            (*cpu_millis, *memory_mib, DISK_MIB),
+            *gpus_per_node,
+        ),
         "securityContext": pod::container_security(true),
-        "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
+        "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }, { "name": "shm", "mountPath": "/dev/shm" }],
     });
     let mut pod = trusted_pod(installation, Zone::Trainer, &container, false);
     if let Some(fields) = pod.as_object_mut() {
         fields.insert("subdomain".into(), installation.rank_service.clone().into());
+        // NCCL's and Gloo's processes of one node meet in shared memory, of which a container has 64 MiB by itself. What is in
+        // it counts as the pod's memory.
+        let shared = json!({ "medium": "Memory", "sizeLimit": format!("{}Mi", memory_mib / 2) });
+        let volumes = json!([{ "name": "tmp", "emptyDir": {} }, { "name": "shm", "emptyDir": shared }]);
+        fields.insert("volumes".into(), volumes);
+        if ranks > 1 {
+            near_and_apart(fields, owner, &step.name);
+        }
     }
     pod::job(owner, &identity, extent, queue, &pod)
+}
+
+/// Hints for the scheduler: a pod a node, and the nodes close to each other. Hints, as a small cluster has neither.
+fn near_and_apart(pod: &mut Map<String, Value>, owner: &Owner, stage: &str) {
+    let ranks = json!({ "matchLabels": { labels::OWNER_UID: owner.uid, labels::STAGE: stage } });
+    let apart = json!([{
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": ranks,
+    }]);
+    let near = json!({ "podAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [{
+        "weight": 100,
+        "podAffinityTerm": { "topologyKey": "topology.kubernetes.io/zone", "labelSelector": ranks },
+    }] } });
+    pod.insert("topologySpreadConstraints".into(), apart);
+    pod.insert("affinity".into(), near);
 }
 
 #[cfg(test)]
@@ -106,6 +138,10 @@ mod tests {
         );
         let pod = spec.template.spec.unwrap();
         assert_eq!(pod.subdomain.as_deref(), Some("sealign-ranks"));
+        let volumes = pod.volumes.unwrap();
+        let shared = volumes.iter().find(|v| v.name == "shm").unwrap().empty_dir.as_ref().unwrap();
+        assert_eq!(shared.medium.as_deref(), Some("Memory"));
+        assert_eq!(pod.topology_spread_constraints.unwrap()[0].topology_key, "kubernetes.io/hostname");
         let master = pod.containers[0].env.iter().flatten().find(|v| v.name == "MASTER_ADDR").unwrap();
         let expected = format!("{}-0.sealign-ranks", job.metadata.name.unwrap());
         assert_eq!(master.value.as_deref(), Some(expected.as_str()));

@@ -28,9 +28,11 @@ pub enum Program {
     Report,
 }
 
-/// Resources of a trusted worker: CPU in thousandths, memory and disk in MiB. A runner drives hundreds of sandboxes; a
-/// forest of 100,000 trajectories is streamed within these bounds.
-const WORKER_RESOURCES: (i32, i32, i32) = (1_000, 2_048, 4_096);
+/// What a trusted worker asks for: CPU in thousandths, memory and disk in MiB.
+const WORKER_REQUESTS: (i32, i32, i32) = (250, 256, 256);
+/// What it may use at most. A runner drives hundreds of sandboxes; a forest of 100,000 trajectories is streamed within these
+/// bounds.
+const WORKER_LIMITS: (i32, i32, i32) = (2_000, 2_048, 4_096);
 
 impl Program {
     /// Name of the worker in keys, labels and rejections.
@@ -76,13 +78,12 @@ pub fn job(
         deadline_seconds: installation.worker_start_seconds + installation.worker_round_seconds,
         all_or_nothing: false,
     };
-    let (cpu, memory, disk) = WORKER_RESOURCES;
     let mut container = json!({
         "name": "main",
         "image": installation.worker_image,
         "command": ["sealign-worker", program.name()],
         "env": environment(installation, config, keys_of_policies(config))?,
-        "resources": pod::resources(cpu, memory, disk, 0),
+        "resources": pod::bounded(WORKER_REQUESTS, WORKER_LIMITS, 0),
         "securityContext": pod::container_security(true),
         "volumeMounts": [{ "name": "tmp", "mountPath": "/tmp" }],
     });
@@ -91,6 +92,8 @@ pub fn job(
     {
         let probe = json!({ "httpGet": { "path": "/readyz", "port": HEALTH_PORT }, "periodSeconds": 5 });
         fields.insert("readinessProbe".into(), probe);
+        let port = json!([{ "name": "metrics", "containerPort": HEALTH_PORT }]);
+        fields.insert("ports".into(), port);
     }
     let pod = trusted_pod(installation, program.zone(), &container, program == Program::Run);
     pod::job(owner, &identity, extent, queue, &pod)
@@ -111,6 +114,17 @@ pub fn trusted_pod(installation: &Installation, zone: Zone, container: &Value, h
     })
 }
 
+/// Keys of the installation's storage Secret that count, each optional: credentials, and what an S3 server of one's own needs.
+const STORE_SECRET_KEYS: [&str; 7] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ALLOW_HTTP",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+];
+
 /// The environment of a trusted program: its configuration, the store, its pod, and further variables.
 pub fn environment(
     installation: &Installation,
@@ -127,8 +141,7 @@ pub fn environment(
         variables.push(json!({ "name": STORE_VARIABLE, "value": installation.store_url }));
     }
     if let Some(secret) = &installation.store_secret {
-        let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"];
-        variables.extend(names.map(|name| secret_variable(name, secret, name)));
+        variables.extend(STORE_SECRET_KEYS.map(|name| secret_variable(name, secret, name)));
     }
     variables.extend(further);
     Ok(Value::Array(variables))

@@ -3,14 +3,15 @@
 //! One task per item in hand; everything it reports is durable before it does. The driver holds nothing that the store
 //! does not: dropped at any point and begun again, it goes on where the records say.
 
-use std::collections::BTreeMap;
+mod show;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealign_manifest::group::{GroupManifest, Progress, TryRecord};
+use sealign_manifest::group::{GroupManifest, TryRecord};
 use sealign_manifest::key::Stage;
 use sealign_manifest::{Digest, GradingItem, ItemKey, RolloutItem, RolloutRecord, StopReason, VerdictRecord};
-use sealign_storage::ArtifactStoreExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use super::grading;
 use super::outcome::Seen;
 use super::plan::{Graded, GroupWork, PlanWork, Rollout, document};
 use super::pods::{Pod, PodDirectory};
+use super::standing::Standing;
 use super::state::{Action, Board, Rules, Slot};
 use crate::error::WorkerError;
 use crate::saving;
@@ -32,6 +34,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// Time between two questions while one does not.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two searches for records that others wrote; the next round waits about as long for a silent pod to end.
+const SEARCH_EVERY: Duration = Duration::from_secs(30);
 /// Longest wait for a change of the pods; every event ends it sooner.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -67,9 +71,13 @@ pub struct Driver {
     tasks: JoinSet<Result<Event, WorkerError>>,
     /// Policies whose model answers, or why not.
     ready: BTreeMap<String, Result<(), String>>,
+    /// Policies whose model has answered at least once.
+    answered: BTreeSet<String>,
+    standing: watch::Sender<Standing>,
     is_checking: bool,
     next_check: Instant,
     next_progress: Instant,
+    next_search: Instant,
     blocked: String,
     /// Tokens of failed tries are not split, so only recorded ones are reported apart.
     tokens: (u64, u64),
@@ -93,9 +101,12 @@ impl Driver {
             seen,
             tasks: JoinSet::new(),
             ready: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            standing: watch::Sender::default(),
             is_checking: false,
             next_check: now,
             next_progress: now,
+            next_search: now + SEARCH_EVERY,
             blocked: String::new(),
             tokens: (0, 0),
         };
@@ -112,6 +123,13 @@ impl Driver {
         driver
     }
 
+    /// Shows where the work stands to those who hold receivers of `standing`.
+    #[must_use]
+    pub fn showing(mut self, standing: watch::Sender<Standing>) -> Self {
+        self.standing = standing;
+        self
+    }
+
     /// Works until every stage of every group is closed.
     ///
     /// # Errors
@@ -120,6 +138,11 @@ impl Driver {
         while !self.board.is_done() || !self.tasks.is_empty() {
             let pods = self.look().await;
             self.check_models(&pods);
+            self.show(&pods);
+            if Instant::now() >= self.next_search {
+                self.next_search = Instant::now() + SEARCH_EVERY;
+                self.board.look_for_others(&pods);
+            }
             let ready = std::mem::take(&mut self.ready);
             let actions = self.board.act(&pods, &|policy| matches!(ready.get(policy), Some(Ok(()))));
             self.ready = ready;
@@ -275,6 +298,8 @@ impl Driver {
                 let all = ready.values().all(Result::is_ok);
                 self.is_checking = false;
                 self.next_check = Instant::now() + if all { CHECK_EVERY } else { CHECK_AGAIN };
+                let answering = ready.iter().filter(|(_, answer)| answer.is_ok());
+                self.answered.extend(answering.map(|(policy, _)| policy.clone()));
                 self.ready = ready;
             }
             Event::Done => {}
@@ -431,46 +456,6 @@ impl Driver {
     fn grading_item(&self, slot: &Slot) -> Result<GradingItem, WorkerError> {
         let found = self.groups.get(&slot.group).and_then(|facts| facts.gradings.get(&slot.item));
         found.cloned().ok_or_else(|| WorkerError::Premise(format!("the plan has no grading {}", slot.item)))
-    }
-
-    /// Where the run stands.
-    pub fn progress(&self) -> Progress {
-        let mut progress = Progress {
-            prompt_tokens: self.tokens.0,
-            completion_tokens: self.tokens.1,
-            live: u64::try_from(self.board.in_hand()).unwrap_or(u64::MAX),
-            ..Progress::default()
-        };
-        for facts in self.groups.values() {
-            progress.rollouts += count(facts.rollouts.len());
-            progress.gradings += count(facts.verdicts.len());
-            progress.gradings_known += count(facts.gradings.len());
-            for outcome in close::outcomes(facts, &self.context.tasks, self.board.is_graded()) {
-                *progress.outcomes.entry(outcome).or_default() += 1;
-            }
-        }
-        let silent = self.ready.iter().find_map(|(policy, answer)| {
-            answer.as_ref().err().map(|error| format!("policy `{policy}`: {error}"))
-        });
-        progress.blocked =
-            if self.blocked.is_empty() { silent.unwrap_or_default() } else { self.blocked.clone() };
-        progress.ready = progress.blocked.is_empty();
-        progress
-    }
-
-    /// A hint: what cannot be written is written ten seconds later.
-    fn write_progress(&mut self) {
-        let (context, progress) = (self.context.clone(), self.progress());
-        self.tasks.spawn(async move {
-            match context.store.overwrite_json(&context.keys.progress(), &progress).await {
-                Err(error) if error.is_crash() => Err(error.into()),
-                Err(error) => {
-                    tracing::debug!(%error, "progress could not be written");
-                    Ok(Event::Done)
-                }
-                Ok(()) => Ok(Event::Done),
-            }
-        });
     }
 }
 

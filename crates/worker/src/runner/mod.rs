@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`state`] (the item state machine, pure), [`drive`] (which carries it out), [`attempt`] and
 //! [`grading`] (one item), [`plan`] (what is read at the start), [`close`](self) (what is written at the end); then the
-//! ports [`pods`], [`sandbox`], [`models`] and their adapters [`folder`] and [`network`].
+//! ports [`pods`], [`sandbox`], [`models`] and their adapters [`folder`], [`watched`] and [`network`], and [`standing`], which
+//! tells others how it goes.
 
 mod stage;
 pub mod state;
@@ -29,6 +30,10 @@ pub mod sandbox;
 
 pub mod folder;
 pub mod network;
+pub mod watched;
+
+pub mod meters;
+pub mod standing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,6 +56,7 @@ use self::models::Models;
 use self::outcome::Ends;
 use self::pods::PodDirectory;
 use self::sandbox::Doors;
+use self::standing::Standing;
 use self::state::Rules;
 use crate::error::WorkerError;
 use crate::saving;
@@ -84,6 +90,18 @@ impl Clock for SharedClock {
 /// # Errors
 /// [`WorkerError`]; what is recorded stays, and another runner goes on from there.
 pub async fn run(config: &Run, ports: &Ports) -> Result<(), WorkerError> {
+    run_showing(config, ports, watch::Sender::default()).await
+}
+
+/// [`run`], which shows where it stands to those who hold receivers of `standing`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_showing(
+    config: &Run,
+    ports: &Ports,
+    standing: watch::Sender<Standing>,
+) -> Result<(), WorkerError> {
     let store = &*ports.store;
     let end = match &config.work {
         Work::Health(_) => config.keys.health(),
@@ -109,7 +127,8 @@ pub async fn run(config: &Run, ports: &Ports) -> Result<(), WorkerError> {
     });
     let (digest, manifest) = (work.digest.clone(), work.manifest.clone());
     let mut driver =
-        Driver::new(context.clone(), ports.pods.clone(), seen, rules(&config.work, manifest.sandboxed), work);
+        Driver::new(context.clone(), ports.pods.clone(), seen, rules(&config.work, manifest.sandboxed), work)
+            .showing(standing);
     driver.run().await?;
     match &config.work {
         Work::Health(spec) => {
@@ -201,7 +220,7 @@ pub fn harness(spec: &HarnessSpec) -> Result<Box<dyn Harness>, WorkerError> {
 
 /// The digest of everything in a policy that decides what it does. A checkpoint in the store is named by its weights, not
 /// by its key, which holds a UID.
-async fn policy_digest(
+pub(crate) async fn policy_digest(
     spec: &RolloutCampaignSpec,
     policy: &Policy,
     store: &dyn ArtifactStore,

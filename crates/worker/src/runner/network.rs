@@ -38,12 +38,18 @@ impl Doors for NetworkDoors {
             None if pod.address.is_empty() => {
                 return Err(SandboxError::Gone("the pod has no address".into()));
             }
-            None => Endpoint::Tcp(pod.address.trim_start_matches("tcp:").to_owned()),
+            None => Endpoint::Tcp(host_and_port(&pod.address).to_owned()),
         };
         let mut seed = [0; 32];
         rand::rng().fill_bytes(&mut seed);
         Ok(Arc::new(NetworkDoor { endpoint, session: Session::new(seed, pod.uid.clone()) }))
     }
+}
+
+/// `host:port` of an address that may name its protocol.
+fn host_and_port(address: &str) -> &str {
+    let address = address.strip_prefix("http://").or_else(|| address.strip_prefix("tcp:")).unwrap_or(address);
+    address.trim_end_matches('/')
 }
 
 struct NetworkDoor {
@@ -88,10 +94,15 @@ impl NetworkDoor {
                     Ok(stream) => return converse(stream, bytes).await.map_err(gone),
                     Err(error) => error,
                 },
-                Endpoint::Tcp(address) => match TcpStream::connect(address.as_str()).await {
-                    Ok(stream) => return converse(stream, bytes).await.map_err(gone),
-                    Err(error) => error,
-                },
+                Endpoint::Tcp(address) => {
+                    // A node that is gone swallows the question: the kernel would ask for two minutes.
+                    let connecting = TcpStream::connect(address.as_str());
+                    match tokio::time::timeout_at(deadline, connecting).await {
+                        Ok(Ok(stream)) => return converse(stream, bytes).await.map_err(gone),
+                        Ok(Err(error)) => error,
+                        Err(_) => std::io::ErrorKind::TimedOut.into(),
+                    }
+                }
             };
             // A socket file without a listener belongs to a server that has ended; over the network it may yet begin.
             if matches!(self.endpoint, Endpoint::Unix(_)) || tokio::time::Instant::now() >= deadline {
@@ -112,5 +123,19 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8])
         (_, Ok(_)) if !reply.is_empty() => Ok(reply),
         (Err(error), _) | (Ok(()), Err(error)) => Err(error),
         (Ok(()), Ok(_)) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_name_its_protocol() {
+        for address in ["10.0.0.7:7070", "http://10.0.0.7:7070", "tcp:10.0.0.7:7070", "http://10.0.0.7:7070/"]
+        {
+            assert_eq!(host_and_port(address), "10.0.0.7:7070");
+        }
+        assert_eq!(host_and_port("http://[fd00::7]:7070"), "[fd00::7]:7070");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use sealign_manifest::group::{
-    GroupItems, GroupManifest, PlanManifest, RoundMap, TaskListManifest, TryRecord,
+    GroupItems, GroupManifest, Lineage, PlanManifest, RoundMap, TaskListManifest, TryRecord,
 };
 use sealign_manifest::key::{Stage, record_item};
 use sealign_manifest::{
@@ -17,6 +17,7 @@ use sealign_storage::{ArtifactStore, StoreError};
 use serde::de::DeserializeOwned;
 
 use crate::error::WorkerError;
+use crate::resolve::TASKS;
 use crate::saving::{self, patiently, read_json};
 
 /// Objects that are read at once.
@@ -88,7 +89,7 @@ pub struct GroupWork {
 /// The plan with its progress.
 #[derive(Debug)]
 pub struct PlanWork {
-    /// Digest of the plan manifest's bytes.
+    /// [`PlanManifest::digest`].
     pub digest: Digest,
     /// The plan.
     pub manifest: PlanManifest,
@@ -123,6 +124,19 @@ pub async fn tasks(
     Ok((manifest, tasks))
 }
 
+/// Keys of the TaskSet that a plan was made for.
+///
+/// # Errors
+/// [`WorkerError::Premise`] where the plan says nothing of it.
+pub async fn task_keys(store: &dyn ArtifactStore, keys: &ObjectKeys) -> Result<ObjectKeys, WorkerError> {
+    let key = keys.lineage("plan");
+    let lineage: Lineage = required(store, &key).await?;
+    let tasks = lineage.get(TASKS);
+    tasks.map(|tasks| ObjectKeys::beside(tasks)).ok_or_else(|| {
+        WorkerError::Premise(format!("`{key}` does not say where the tasks lie: resolve the object again"))
+    })
+}
+
 /// Reads a document that must exist.
 ///
 /// # Errors
@@ -138,8 +152,8 @@ pub async fn required<T: DeserializeOwned>(store: &dyn ArtifactStore, key: &str)
 /// [`WorkerError`] where a document is missing or the store fails.
 pub async fn read(store: &dyn ArtifactStore, keys: &ObjectKeys) -> Result<PlanWork, WorkerError> {
     let missing = || WorkerError::Premise(format!("`{}` is missing: resolve the object first", keys.plan()));
-    let (manifest, digest): (PlanManifest, Digest) =
-        document(store, &keys.plan()).await?.ok_or_else(missing)?;
+    let manifest: PlanManifest = read_json(store, &keys.plan()).await?.ok_or_else(missing)?;
+    let digest = manifest.digest()?;
     let groups = stream::iter(manifest.groups.clone())
         .map(|group| async move {
             let items = match group.items {

@@ -144,9 +144,41 @@ pub fn fate(pod: Option<&Pod>, was_claimed: bool) -> Fate {
     Fate::Failed(cause, detail())
 }
 
+/// What keeps pods from starting, for people: how many wait for a node or for their image, with the words of one.
+pub fn waiting(pods: &[Arc<Pod>]) -> Option<String> {
+    let is_waiting = |pod: &&Arc<Pod>| pod.phase == Phase::Pending && !pod.reason.is_empty();
+    let causes = [
+        (TryCause::Unschedulable, "find no node"),
+        (TryCause::Image, "cannot pull their image"),
+        (TryCause::Sandbox, "do not start"),
+    ];
+    let lines = causes.into_iter().filter_map(|(cause, what)| {
+        let of_cause =
+            |pod: &&Arc<Pod>| matches!(fate(Some(pod), false), Fate::Failed(found, _) if found == cause);
+        let mut found = pods.iter().filter(is_waiting).filter(of_cause);
+        let first = found.next()?;
+        Some(format!("{} pods {what}: {}", found.count() + 1, first.reason))
+    });
+    let lines: Vec<String> = lines.collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_that_wait_for_a_node_or_an_image_are_told_of_and_others_are_not() {
+        let waits = |reason: &str| Arc::new(Pod { phase: Phase::Pending, ..ended(reason, None) });
+        assert_eq!(waiting(&[waits(""), Arc::new(ended("Unschedulable: x", None))]), None);
+        let pods =
+            [waits("Unschedulable: 0/2 nodes"), waits("Unschedulable: 0/2 nodes"), waits("ErrImagePull: no")];
+        let told = waiting(&pods).unwrap();
+        assert_eq!(
+            told,
+            "2 pods find no node: Unschedulable: 0/2 nodes; 1 pods cannot pull their image: ErrImagePull: no"
+        );
+    }
 
     fn ended(reason: &str, exit_code: Option<i32>) -> Pod {
         Pod {

@@ -235,6 +235,32 @@ impl Board {
         std::mem::take(&mut self.queue)
     }
 
+    /// Looks for records of open items that no pod serves. A runner before this one, or one beside it that was given up too
+    /// early, may write them after this one has read what there was; then no further round comes that would tell.
+    pub fn look_for_others(&mut self, pods: &[Arc<Pod>]) {
+        let live = pods.iter().filter(|pod| !pod.phase.is_terminal());
+        let served: BTreeSet<Slot> = live
+            .filter_map(|pod| pod.item())
+            .map(|(map, item)| Slot { group: map.group.clone(), stage: map.stage, item: item.clone() })
+            .collect();
+        let mut slots = Vec::new();
+        for (group, board) in &mut self.groups {
+            for stage in [Stage::Rollout, Stage::Grade] {
+                let stage_board = board.stage(stage);
+                if stage_board.round.is_none() || stage_board.progress != StageProgress::Running {
+                    continue;
+                }
+                let open = stage_board.items.iter().filter(|(_, item)| item.state == State::Open);
+                slots.extend(open.map(|(item, _)| Slot { group: group.clone(), stage, item: item.clone() }));
+            }
+        }
+        for slot in slots {
+            if !served.contains(&slot) && self.take(&slot) {
+                self.queue.push(Action::Look(slot));
+            }
+        }
+    }
+
     fn spend(&mut self, tokens: u64) {
         self.tokens = self.tokens.saturating_add(tokens);
     }

@@ -199,3 +199,22 @@ fn without_sandboxes_the_plan_is_worked_so_many_at_a_time_and_a_try_has_the_next
     let is_next = |action: &Action| matches!(action, Action::Start { slot: s, round: 1, .. } if s == slot);
     assert!(again.iter().any(is_next), "{again:?}");
 }
+
+#[test]
+fn a_record_that_another_runner_wrote_late_is_found_although_no_round_follows() {
+    let mut board = board(rules(), 3);
+    let running = pod(1, 0, Phase::Running);
+    act(&mut board, std::slice::from_ref(&running));
+    board.failed(&slot(Stage::Rollout, 1), &failed(1, 0, TryCause::RunnerLost));
+    board.look_for_others(&[running]);
+    let looks = act(&mut board, &[]);
+    let unserved = [0, 2].map(|n| Action::Look(slot(Stage::Rollout, n)));
+    assert_eq!(looks, unserved, "the pod of the other one may still be at work for its runner");
+    let ended = Arc::new(Pod { exit_code: Some(10), ..(*pod(1, 0, Phase::Failed)).clone() });
+    board.look_for_others(std::slice::from_ref(&ended));
+    assert_eq!(act(&mut board, &[ended]), [Action::Look(slot(Stage::Rollout, 1))]);
+    board.recorded(&slot(Stage::Rollout, 1), 0);
+    board.open(&slot(Stage::Rollout, 2));
+    board.look_for_others(&[]);
+    assert_eq!(act(&mut board, &[]), [Action::Look(slot(Stage::Rollout, 2))], "and again");
+}
