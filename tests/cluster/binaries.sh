@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Builds the programs of the test bed from Go modules, once per pin, into ${XDG_CACHE_HOME:-~/.cache}/sealign.
+#
+#   binaries.sh [GROUP...]          build what is missing (all groups without arguments)
+#   binaries.sh --path [GROUP...]   print the folders as a PATH; exit 3 and name what is missing
+#
+# Groups: kube containerd runc helm versitygw kwok kubeconform helm-unittest netpold.
+# A group's folder is named by the digest of what decides its content (go.mod, go.sum, Go's version, flags, pins), and
+# a program appears in it under its name only when it is whole. One build at a time: they are large.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/sealign
+
+GROUPS_ALL=(kube containerd runc helm versitygw kwok kubeconform helm-unittest netpold)
+KUBERNETES=v1.36.3
+CONTAINERD=v2.3.7
+RUNC=v1.4.3
+VERSITYGW=v1.8.0
+KUBECONFORM=v0.7.0
+
+component=k8s.io/component-base/version
+kube_flags="-s -w -X $component.gitVersion=$KUBERNETES -X $component.gitMajor=1 -X $component.gitMinor=36"
+kube_flags+=" -X k8s.io/client-go/pkg/version.gitVersion=$KUBERNETES"
+
+# The module folder (or -) and everything else that decides what a group holds.
+describe() {
+	case $1 in
+	kube) echo "kube $kube_flags" ;;
+	helm | kwok) echo "tools $1" ;;
+	helm-unittest | netpold) echo "$1" ;;
+	containerd) echo "- $CONTAINERD" ;;
+	runc) echo "- $RUNC seccomp" ;;
+	versitygw) echo "- $VERSITYGW" ;;
+	kubeconform) echo "- $KUBECONFORM" ;;
+	*)
+		echo "binaries.sh: no group $1; there are: ${GROUPS_ALL[*]}" >&2
+		return 2
+		;;
+	esac
+}
+
+programs() {
+	case $1 in
+	kube) echo kube-apiserver kube-controller-manager kube-scheduler kubectl etcd kubelet kube-proxy ;;
+	containerd) echo containerd containerd-shim-runc-v2 ctr ;;
+	*) echo "$1" ;;
+	esac
+}
+
+folder() {
+	local described module
+	described=$(describe "$1")
+	module=${described%% *}
+	{
+		go env GOVERSION GOARCH
+		echo "$1 $described"
+		if [[ $module != - ]]; then (cd "$here/go/$module" && cat go.mod go.sum $(ls ./*.go 2>/dev/null)); fi
+	} | sha256sum | { read -r digest _ && echo "$cache/$1-$digest"; }
+}
+
+missing() {
+	local group=$1 program
+	for program in $(programs "$group"); do
+		[[ -x $(folder "$group")/bin/$program ]] || echo "$program"
+	done
+}
+
+# Builds PACKAGE of MODULE and puts it in the group's folder as PROGRAM.
+build() {
+	local module=$1 program=$2 package=$3 flags=${4:--s -w}
+	[[ ! -x $bin/$program ]] || return 0
+	(cd "$here/go/$module" && GOFLAGS="-mod=readonly -buildvcs=false -p=2" CGO_ENABLED=0 \
+		go build -trimpath -ldflags "$flags" -o "$stage/$program" "$package")
+	mv "$stage/$program" "$bin/$program"
+	echo "  $program ($SECONDS s)"
+}
+
+# The same for a package at a pinned version that needs no module of ours.
+install() {
+	local program=$1 package=$2
+	shift 2
+	[[ ! -x $bin/$program ]] || return 0
+	GOFLAGS="-buildvcs=false -p=2" CGO_ENABLED=${CGO:-0} GOBIN=$stage go install -trimpath "$@" "$package"
+	mv "$stage/$program" "$bin/$program"
+	echo "  $program ($SECONDS s)"
+}
+
+# What kwok plays: nodes become ready, pods run and go when deleted. Not the stage that completes pods by itself.
+copy_stages() {
+	local module stage_file
+	module=$(cd "$here/go/tools" && GOFLAGS=-mod=readonly go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)
+	for stage_file in node/fast/node-initialize node/heartbeat-with-lease/node-heartbeat-with-lease pod/fast/pod-ready pod/fast/pod-delete; do
+		echo ---
+		cat "$module/kustomize/stage/$stage_file.yaml"
+	done >"$stage/stages.yaml"
+	mv "$stage/stages.yaml" "$bin/stages.yaml"
+}
+
+build_group() {
+	local c=github.com/containerd/containerd/v2 k=k8s.io/kubernetes/cmd program
+	case $1 in
+	kube)
+		build kube kube-apiserver $k/kube-apiserver "$kube_flags"
+		build kube etcd go.etcd.io/etcd/server/v3
+		for program in kubectl kube-controller-manager kube-scheduler kubelet kube-proxy; do
+			build kube $program $k/$program "$kube_flags"
+		done
+		;;
+	containerd)
+		for program in containerd containerd-shim-runc-v2 ctr; do
+			install $program $c/cmd/$program@$CONTAINERD -ldflags "-s -w -X $c/version.Version=$CONTAINERD"
+		done
+		;;
+	runc) CGO=1 install runc github.com/opencontainers/runc@$RUNC -tags "seccomp urfave_cli_no_docs" -ldflags "-s -w -X main.version=${RUNC#v}" ;;
+	helm) build tools helm helm.sh/helm/v4/cmd/helm ;;
+	versitygw) install versitygw github.com/versity/versitygw/cmd/versitygw@$VERSITYGW -ldflags "-s -w" ;;
+	kwok)
+		copy_stages
+		build tools kwok sigs.k8s.io/kwok/cmd/kwok
+		;;
+	kubeconform) install kubeconform github.com/yannh/kubeconform/cmd/kubeconform@$KUBECONFORM -ldflags "-s -w" ;;
+	helm-unittest) build helm-unittest helm-unittest github.com/helm-unittest/helm-unittest/cmd/helm-unittest ;;
+	netpold) build netpold netpold . ;;
+	esac
+}
+
+print_path() {
+	local group absent=() path=()
+	for group in "${groups[@]}"; do
+		[[ -z $(missing "$group") ]] || absent+=("$group")
+		path+=("$(folder "$group")/bin")
+	done
+	(
+		IFS=:
+		echo "${path[*]}"
+	)
+	[[ ${#absent[@]} == 0 ]] || {
+		echo "not built: ${absent[*]} (tests/cluster/binaries.sh ${absent[*]} builds them)" >&2
+		exit 3
+	}
+}
+
+build_all() {
+	local group todo=()
+	for group in "${groups[@]}"; do [[ -z $(missing "$group") ]] || todo+=("$group"); done
+	[[ ${#todo[@]} -gt 0 ]] || return 0
+	mkdir -p "$cache"
+	exec 9>"$cache/cluster.lock"
+	flock 9
+	stage=$(mktemp -d "$cache/building.XXXXXX")
+	# The compiler's cache is about 10 GB and useless once the programs are there.
+	trap 'chmod -R u+w "$stage"; rm -rf "$stage"' EXIT
+	export GOCACHE=${SEALIGN_GOCACHE:-$stage/gocache} GOWORK=off GOTOOLCHAIN=local
+	for group in "${todo[@]}"; do
+		bin=$(folder "$group")/bin
+		mkdir -p "$bin"
+		echo "cluster programs: building $group"
+		build_group "$group"
+	done
+}
+
+command -v go >/dev/null || {
+	echo "binaries.sh: the Go toolchain is missing" >&2
+	exit 2
+}
+print=
+[[ ${1:-} != --path ]] || {
+	print=1
+	shift
+}
+groups=("${@:-}")
+[[ -n ${groups[0]} ]] || groups=("${GROUPS_ALL[@]}")
+for group in "${groups[@]}"; do describe "$group" >/dev/null; done
+if [[ -n $print ]]; then print_path; else build_all; fi

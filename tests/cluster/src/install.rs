@@ -1,0 +1,59 @@
+//! `helm install` of the project's chart on a bed, with the bed's images and store.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::bed::Bed;
+use crate::error::{BedError, Result};
+use crate::process::run;
+
+/// Namespace of the operator.
+pub const SYSTEM: &str = "sealign-system";
+/// Until the operator's pod is ready and leads.
+const READY: Duration = Duration::from_mins(2);
+
+/// The chart's values for `bed`, whose objects in `namespaces` are worked on.
+pub fn values(bed: &Bed, namespaces: &[&str]) -> Value {
+    let credentials: serde_json::Map<_, _> =
+        bed.bucket().variables().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let store = format!("{}/32", bed.place().address(1));
+    json!({
+        "namespaces": namespaces,
+        "image": { "registry": "bed.invalid", "repository": "sealign", "tag": "test" },
+        "trainerImage": { "registry": "bed.invalid", "repository": "sealign-trainer", "tag": "test" },
+        "store": { "url": bed.bucket().url(), "credentials": { "create": credentials } },
+        "operator": {
+            "replicas": 1,
+            "log": "info,kube=warn",
+            "resources": {
+                "requests": { "cpu": "50m", "memory": "64Mi" },
+                "limits": { "memory": "512Mi" },
+            },
+        },
+        "networkPolicy": { "store": { "to": [{ "ipBlock": { "cidr": store } }], "ports": [7070] } },
+        // The administrator makes a pod of a zone, to look at its walls from inside.
+        "admission": { "podCreators": [
+            "system:serviceaccount:kube-system:job-controller", "system:kube-controller-manager", "admin",
+        ] },
+        "rounds": { "barrenWaitSeconds": 1 },
+    })
+}
+
+/// Installs the chart and waits until its operator leads. The namespaces must exist.
+pub fn install(bed: &Bed, namespaces: &[&str]) -> Result<()> {
+    let session = bed.session();
+    let file = bed.place().folder().join("values.json");
+    fs::write(&file, values(bed, namespaces).to_string()).map_err(BedError::file(&file))?;
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/sealign");
+    let mut helm = session.tool("helm");
+    helm.args(["install", "sealign"]).arg(chart).args(["-n", SYSTEM, "--create-namespace", "-f"]).arg(&file);
+    run(&mut helm)?;
+    session.wait("Available", "deployment/sealign-operator", SYSTEM, READY)?;
+    let leads = |lease: &Value| {
+        lease.pointer("/spec/holderIdentity").and_then(Value::as_str).is_some_and(|holder| !holder.is_empty())
+    };
+    session.watch(&["lease", "sealign-operator", "-n", SYSTEM], READY, "operator that leads", leads).map(drop)
+}
