@@ -130,18 +130,32 @@ def sequence_log_prob(model, row):
     return (token_log_probs(model, row)[0] * torch.tensor(row["weights"][1:])).sum()
 
 
-def reference_loss(model, reference, rows):
-    """The loss of all rows as one step, by its formula."""
-    if "ids" in rows[0]:
-        total = sum(sequence_log_prob(model, row) for row in rows)
-        return -total / sum(sum(row["weights"][1:]) for row in rows)
-    losses = []
-    for row in rows:
+def reference_loss(model, reference, rows, options=None):
+    """The loss of all rows as one step, by its formula: trajectories' mean over trained tokens plus pairs' mean."""
+    options = options or {}
+    trajectories = [row for row in rows if "ids" in row]
+    total = 0.0
+    if trajectories:
+        log_prob = sum(sequence_log_prob(model, row) for row in trajectories)
+        total = -options.get("trajectoryWeight", 1.0) * log_prob / sum(sum(row["weights"][1:]) for row in trajectories)
+    losses = [pair_loss(model, reference, row, options) for row in rows if "ids" not in row]
+    return total + torch.stack(losses).mean() if losses else total
+
+
+def pair_loss(model, reference, row, options):
+    ipo = options.get("preferenceLoss") == "ipo"
+    ratios = {}
+    for side in ("chosen", "rejected"):
         with torch.no_grad():
-            base = sequence_log_prob(reference, row["chosen"]) - sequence_log_prob(reference, row["rejected"])
-        margin = sequence_log_prob(model, row["chosen"]) - sequence_log_prob(model, row["rejected"]) - base
-        losses.append(-F.logsigmoid(BETA * margin))
-    return torch.stack(losses).mean()
+            base = sequence_log_prob(reference, row[side])
+        ratios[side] = sequence_log_prob(model, row[side]) - base
+        if ipo or options.get("lengthNormalized"):
+            ratios[side] = ratios[side] / sum(row[side]["weights"][1:])
+    margin = ratios["chosen"] - ratios["rejected"]
+    if ipo:
+        return (margin - 1 / (2 * BETA)) ** 2
+    smoothing = options.get("labelSmoothing", 0.0)
+    return -(1 - smoothing) * F.logsigmoid(BETA * margin) - smoothing * F.logsigmoid(-BETA * margin)
 
 
 def probe(trainer, work, request):
@@ -157,13 +171,23 @@ def relative(found, expected):
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def compare_model(report, trainer, work, name):
+def losses_to_compare(generator, every_option):
+    """Name, rows and loss options of each comparison of one model."""
+    yield "sft", trajectories(generator, 5), {}
+    yield "dpo", pairs(generator, 6), {}
+    if every_option:
+        yield "ipo", pairs(generator, 4), {"preferenceLoss": "ipo"}
+        yield "dpo smoothed", pairs(generator, 4), {"labelSmoothing": 0.2}
+        yield "dpo length-normalised", pairs(generator, 4), {"lengthNormalized": True}
+        yield "dpo with sft", pairs(generator, 4) + trajectories(generator, 3), {"trajectoryWeight": 0.3}
+
+
+def compare_model(report, trainer, work, name, every_option):
     model = make_model(work / name, name, 1)
     reference = make_model(work / f"{name}-reference", name, 2)
-    generator = random.Random(name)
-    for kind, rows in (("sft", trajectories(generator, 5)), ("dpo", pairs(generator, 6))):
+    for kind, rows, options in losses_to_compare(random.Random(name), every_option):
         model.zero_grad()
-        loss = reference_loss(model, reference, rows)
+        loss = reference_loss(model, reference, rows, options)
         loss.backward()
         expected_gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
         with torch.no_grad():
@@ -176,6 +200,7 @@ def compare_model(report, trainer, work, name):
             answer, out = probe(trainer, work, {
                 "model": str(work / name), "reference": str(work / f"{name}-reference"), "layout": layout,
                 "recompute": recompute, "microbatchTokens": microbatch, "examples": rows, "beta": BETA, "logits": True,
+                **options,
             })
             case = f"{name} {kind} {layout} {recompute}"
             logits = load_file(out / "logits.safetensors")
@@ -204,7 +229,7 @@ def tokenizer():
     )
 
 
-def trl_curve(kind, folder, rows, batch, work):
+def trl_curve(kind, folder, rows, batch, work, **loss_options):
     """Loss of each step by TRL, with the rows in their order."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
@@ -254,11 +279,20 @@ def trl_curve(kind, folder, rows, batch, work):
             })
         reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         trainer = RecordedDpo(
-            model, ref_model=reference, args=DPOConfig(beta=BETA, **common), train_dataset=Dataset.from_list(columns),
+            model, ref_model=reference, args=DPOConfig(beta=BETA, **loss_options, **common), train_dataset=Dataset.from_list(columns),
             processing_class=tokenizer(),
         )
     trainer.train()
     return losses
+
+
+# Options of a loss in TRL's words and in the trainer's.
+CURVES = {
+    "sft": ({}, {}),
+    "dpo": ({}, {}),
+    "ipo": ({"loss_type": "ipo"}, {"preferenceLoss": "ipo"}),
+    "dpo-smoothed": ({"label_smoothing": 0.2}, {"labelSmoothing": 0.2}),
+}
 
 
 def compare_curve(report, trainer, work, name, kind):
@@ -267,12 +301,13 @@ def compare_curve(report, trainer, work, name, kind):
     generator = random.Random(f"curve {name} {kind}")
     batch = 4
     rows = (trajectories if kind == "sft" else pairs)(generator, STEPS_PER_EPOCH * batch)
-    expected = trl_curve(kind, folder, rows, batch, work)
+    peer_options, options = CURVES[kind]
+    expected = trl_curve(kind, folder, rows, batch, work, **peer_options)
     steps = [list(range(step * batch, (step + 1) * batch)) for step in range(STEPS_PER_EPOCH)] * EPOCHS
     for layout in ("linear", "treePacked"):
         answer, _ = probe(trainer, work, {
             "model": str(folder), "layout": layout, "recompute": "nothing", "microbatchTokens": 100000, "examples": rows,
-            "beta": BETA, "steps": steps, "learningRate": 1e-3, "maxGradientNorm": 1.0,
+            "beta": BETA, "steps": steps, "learningRate": 1e-3, "maxGradientNorm": 1.0, "gradients": False, **options,
         })
         found = answer["losses"]
         report.check(f"{name} {kind} {layout}: steps", float(abs(len(found) - len(expected))), 0)
@@ -293,9 +328,9 @@ def main():
     started = time.time()
     report = Report()
     for name in MODELS:
-        compare_model(report, arguments.trainer, arguments.work, name)
+        compare_model(report, arguments.trainer, arguments.work, name, name in ("qwen2-gqa-tied", "llama-gqa-untied"))
     for name in ("qwen2-gqa-tied", "llama-gqa-untied"):
-        for kind in ("sft", "dpo"):
+        for kind in CURVES:
             compare_curve(report, arguments.trainer, arguments.work, name, kind)
     for kind, difference in sorted(report.worst.items()):
         print(f"worst {kind}: {difference:.1e}")

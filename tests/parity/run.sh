@@ -7,10 +7,6 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/sealign
-torch_home=$(dirname "$(dirname "$(readlink -f "$root/.torch/lib")")")
-environment=$cache/parity-transformers-5.23.0-trl-1.16.0-$(sha256sum "$here/requirements.txt" | cut -c1-12)
-
 target=${CARGO_TARGET_DIR:-$root/target}
 trainer=${1:-}
 for build in release debug; do
@@ -21,19 +17,7 @@ if [ -z "$trainer" ]; then
     exit 2
 fi
 
-if [ ! -f "$environment/complete" ]; then
-    echo "parity: installing transformers and TRL (about 150 MB, once)" >&2
-    rm -rf "$environment"
-    python3 -m venv "$environment"
-    "$environment/bin/python" -m pip install --quiet --no-deps --requirement "$here/requirements.txt"
-    "$here/cuda_stubs.sh" "$torch_home/torch/lib" "$environment/stubs"
-    touch "$environment/complete"
-fi
-
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
-export HF_HUB_OFFLINE=1 HF_HOME=$work/hf PYTHONDONTWRITEBYTECODE=1
-export TRAINER_LIBRARY_PATH=$root/.torch/lib
-PYTHONPATH=$torch_home LD_LIBRARY_PATH=$environment/stubs \
-    "$environment/bin/python" "$here/parity.py" --trainer "$trainer" --work "$work"
+# shellcheck source=environment.sh
+. "$here/environment.sh"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+"$environment/bin/python" "$here/parity.py" --trainer "$trainer" --work "$work"

@@ -4,9 +4,10 @@
 //! examples) is in `sealign-batch`. Training and serving work on local folders; [`job`] carries inputs and results when the
 //! program is a pod.
 //!
-//! Reading order: [`model`], [`loss`], [`optim`], [`train`], [`serve`], [`job`], [`pretrain`].
+//! Reading order: [`model`], [`loss`], [`optim`], [`train`], [`dist`], [`serve`], [`job`], [`pretrain`].
 #![allow(non_snake_case, reason = "tensor names carry their shape, see the legend in `model`")]
 
+pub mod dist;
 pub mod job;
 pub mod loss;
 pub mod model;

@@ -4,14 +4,19 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use sealign_trainer::dist::launch::{self, Launch};
+use sealign_trainer::dist::{Group, World};
 use sealign_trainer::model::tensors::SaveType;
 use sealign_trainer::model::{Decoder, directory, init};
 use sealign_trainer::pretrain::{PretrainSettings, pretrain};
 use sealign_trainer::serve::{EngineOptions, ServeOptions, serve};
-use sealign_trainer::train::{self, LocalSink, TrainConfig};
+use sealign_trainer::train::metrics::MetricsSink;
+use sealign_trainer::train::{self, LocalSink, SilentSink, TrainConfig};
 use sealign_trainer::{job, probe, process};
 
 /// Trains and serves SEAlign models on libtorch.
@@ -32,6 +37,45 @@ enum Command {
         /// Print nothing while training.
         #[arg(long)]
         quiet: bool,
+        /// Address of a Prometheus endpoint, `/metrics`; none by default.
+        #[arg(long)]
+        metrics: Option<SocketAddr>,
+    },
+    /// Writes a model folder from a checkpoint of a run.
+    Export {
+        /// The run's configuration, as for `train`.
+        #[arg(long)]
+        config: PathBuf,
+        /// Steps after which the checkpoint was written; the newest whole one by default.
+        #[arg(long)]
+        step: Option<usize>,
+        /// Number format of the weights.
+        #[arg(long, value_enum, default_value = "f32")]
+        save_type: SaveChoice,
+        /// Folder to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Starts the processes of one machine, with torchrun's environment, and ends all when one fails.
+    Launch {
+        /// Processes on this machine: one per device.
+        #[arg(long)]
+        nproc: usize,
+        /// Machines; one launcher runs on each.
+        #[arg(long, default_value_t = 1)]
+        nnodes: usize,
+        /// Number of this machine, from 0.
+        #[arg(long, default_value_t = 0)]
+        node_rank: usize,
+        /// Host of rank 0.
+        #[arg(long, default_value = "127.0.0.1")]
+        master_addr: String,
+        /// Port of the rendezvous; 0 takes a free one on a single machine.
+        #[arg(long, default_value_t = 0)]
+        master_port: u16,
+        /// The subcommand to run in every process, such as `train --config FILE`.
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
     },
     /// Serves a model folder over OpenAI's chat completions.
     Serve {
@@ -85,7 +129,7 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u32,
         /// Tokens to train on, copying drills not counted.
-        #[arg(long, default_value_t = 6_000_000)]
+        #[arg(long, default_value_t = 16_000_000)]
         tokens: usize,
         /// Threads of libtorch; 0 takes what the machine has.
         #[arg(long, default_value_t = 0)]
@@ -106,6 +150,13 @@ enum Command {
     },
 }
 
+/// Number formats by their names on the command line.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum SaveChoice {
+    F32,
+    Bf16,
+}
+
 fn main() -> ExitCode {
     if let Err(error) = process::settle_environment() {
         eprintln!("sealign-trainer: {error}");
@@ -122,7 +173,26 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Train { config, quiet } => train_stage(&config, quiet),
+        Command::Train { config, quiet, metrics } => train_stage(&config, quiet, metrics),
+        Command::Export { config, step, save_type, out } => {
+            let save_type = match save_type {
+                SaveChoice::F32 => SaveType::F32,
+                SaveChoice::Bf16 => SaveType::Bf16,
+            };
+            let manifest = train::checkpoint_model(&read_config(&config)?, step, save_type, &out)?;
+            println!("step {}: {}", manifest.step, out.display());
+            Ok(())
+        }
+        Command::Launch { nproc, nnodes, node_rank, master_addr, master_port, command } => {
+            let launch = Launch {
+                local_size: nproc,
+                machines: nnodes,
+                machine: node_rank,
+                master_address: master_addr,
+                master_port,
+            };
+            launch_processes(&launch, &command)
+        }
         Command::Serve { model, listen, address_file, name, context, batch_max, cache_mib, threads } => {
             process::set_threads(threads);
             let engine = EngineOptions {
@@ -149,7 +219,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn train_stage(path: &Path, quiet: bool) -> anyhow::Result<()> {
+fn read_config(path: &Path) -> anyhow::Result<TrainConfig> {
     let text = if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin()
@@ -159,12 +229,40 @@ fn train_stage(path: &Path, quiet: bool) -> anyhow::Result<()> {
     } else {
         std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?
     };
-    let config: TrainConfig = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a training configuration", path.display()))?;
-    process::set_threads(config.settings.threads);
+    serde_json::from_str(&text).with_context(|| format!("{} is not a training configuration", path.display()))
+}
+
+fn train_stage(path: &Path, quiet: bool, metrics: Option<SocketAddr>) -> anyhow::Result<()> {
+    let config = read_config(path)?;
+    let world = World::from_environment()?;
+    let local_size = world.as_ref().map_or(1, |world| world.local_size);
+    process::set_threads_shared(config.settings.threads, local_size);
+    let group = match &world {
+        Some(world) => {
+            config.settings.check().map_err(train::RunError::from)?;
+            launch::follow_launcher();
+            Group::gloo(world, Duration::from_secs(config.settings.collective_timeout_seconds))?
+        }
+        None => Group::alone(),
+    };
+    if !group.leads() {
+        train::run_in(&group, &config, &mut SilentSink)?;
+        return Ok(());
+    }
     let mut sink = LocalSink::open(&config.output, quiet)
         .with_context(|| format!("{} cannot be written", config.output.display()))?;
-    let summary = train::run(&config, &mut sink)?;
+    let summary = match metrics {
+        Some(address) => {
+            let (mut sink, bound) = MetricsSink::listen(address, &mut sink).with_context(|| {
+                format!("{address} cannot be listened on; choose another --metrics address")
+            })?;
+            if !quiet {
+                println!("metrics: http://{bound}/metrics");
+            }
+            train::run_in(&group, &config, &mut sink)?
+        }
+        None => train::run_in(&group, &config, &mut sink)?,
+    };
     let complete = if summary.already_complete { "already complete" } else { "finished" };
     println!(
         "{complete}: step {} of {}, {}",
@@ -173,6 +271,26 @@ fn train_stage(path: &Path, quiet: bool) -> anyhow::Result<()> {
         summary.model.display()
     );
     Ok(())
+}
+
+/// Set by SIGTERM and SIGINT.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn launch_processes(launch: &Launch, command: &[String]) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("this program's own path is not known")?;
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime {
+            runtime.block_on(process::shutdown_signal());
+            STOP.store(true, Ordering::Relaxed);
+        }
+    });
+    let make = || {
+        let mut process = std::process::Command::new(&program);
+        process.args(command);
+        process
+    };
+    Ok(launch.run(make, &STOP)?)
 }
 
 fn serve_model(options: ServeOptions) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 //! There is no global autograd graph. [`decoder`] walks the layers, keeps one small graph per half layer (or recomputes it),
 //! and [`attention`] and [`head`] do their backward passes by hand. Start with [`config`], then [`decoder`].
 
+pub mod adapter;
 pub mod attention;
 pub mod config;
 pub mod decoder;

@@ -3,5 +3,5 @@
 pub mod adamw;
 pub mod schedule;
 
-pub use adamw::{AdamW, AdamWSettings};
+pub use adamw::{AdamW, AdamWSettings, Slot, gradient_norm, slots};
 pub use schedule::{Schedule, ScheduleKind};

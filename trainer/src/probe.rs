@@ -8,7 +8,7 @@ use sealign_batch::{Encoded, EncodedPair, Layout, PackedBatch, SequenceInput};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::loss::dpo::Preference;
+use crate::loss::dpo::{Preference, PreferenceLoss};
 use crate::loss::sft::Reduction;
 use crate::model::decoder::Inputs;
 use crate::model::tensors::{self, SaveType};
@@ -41,6 +41,27 @@ struct Request {
     learning_rate: f64,
     #[serde(default)]
     max_gradient_norm: f64,
+    /// Which function of the margin.
+    #[serde(default)]
+    preference_loss: PreferenceLoss,
+    #[serde(default)]
+    label_smoothing: f64,
+    #[serde(default)]
+    length_normalized: bool,
+    /// Weight of the loss of trajectories beside pairs.
+    #[serde(default = "one")]
+    trajectory_weight: f64,
+    /// Write the gradients of all examples as one step.
+    #[serde(default = "yes")]
+    gradients: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 fn tenth() -> f64 {
@@ -78,11 +99,28 @@ struct Answer {
     rows: [usize; 2],
     /// CPU seconds of each training step.
     step_cpu_seconds: Vec<f64>,
+    /// Largest resident memory of the process.
+    peak_rss_bytes: u64,
 }
 
 impl From<Sequence> for Encoded {
     fn from(sequence: Sequence) -> Self {
         Self { ids: sequence.ids, weights: sequence.weights, turn_ends: Vec::new() }
+    }
+}
+
+impl Request {
+    fn objective(&self) -> Objective {
+        Objective {
+            reduction: Reduction::TokenMean,
+            trajectory_weight: self.trajectory_weight,
+            preference: Preference {
+                loss: self.preference_loss,
+                beta: self.beta,
+                label_smoothing: self.label_smoothing,
+                length_normalized: self.length_normalized,
+            },
+        }
     }
 }
 
@@ -98,6 +136,7 @@ pub fn run(request: &Path, out: &Path) -> anyhow::Result<()> {
     let request: Request = serde_json::from_slice(&text).context("the request cannot be read")?;
     std::fs::create_dir_all(out)?;
     let model = load(&request.model)?;
+    let objective = request.objective();
     let computation = Computation {
         layout: request.layout,
         recompute: request.recompute,
@@ -134,22 +173,14 @@ pub fn run(request: &Path, out: &Path) -> anyhow::Result<()> {
             })
             .collect()
     };
-    let objective = Objective {
-        reduction: Reduction::TokenMean,
-        trajectory_weight: 1.0,
-        preference: Preference {
-            loss: crate::loss::dpo::PreferenceLoss::Sigmoid,
-            beta: request.beta,
-            label_smoothing: 0.0,
-            length_normalized: false,
-        },
-    };
-    let everything: Vec<usize> = (0..examples.len()).collect();
-    let figures = compute(&model, &step(&everything), &objective, &computation, true);
-    answer.loss = figures.loss;
-    answer.rows = [figures.rows, figures.linear_rows];
-    let gradients: BTreeMap<String, Tensor> = model.weights.gradients_to_hub(&model.config);
-    tensors::write(&out.join("gradients.safetensors"), &gradients, SaveType::F32)?;
+    if request.gradients {
+        let everything: Vec<usize> = (0..examples.len()).collect();
+        let figures = compute(&model, &step(&everything), &objective, &computation, true);
+        answer.loss = figures.loss;
+        answer.rows = [figures.rows, figures.linear_rows];
+        let gradients: BTreeMap<String, Tensor> = model.weights.gradients_to_hub(&model.config);
+        tensors::write(&out.join("gradients.safetensors"), &gradients, SaveType::F32)?;
+    }
 
     let curve =
         Curve { steps: &request.steps, rate: request.learning_rate, max_norm: request.max_gradient_norm };
@@ -159,6 +190,7 @@ pub fn run(request: &Path, out: &Path) -> anyhow::Result<()> {
         |examples| compute(&model, examples, &objective, &computation, true),
         &mut answer,
     );
+    answer.peak_rss_bytes = crate::process::peak_rss_bytes();
     std::fs::write(out.join("answer.json"), serde_json::to_vec_pretty(&answer)?)?;
     Ok(())
 }

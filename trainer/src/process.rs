@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 
+use crate::dist::launch::LaunchError;
 use crate::job::JobError;
 use crate::train::RunError;
 
@@ -29,9 +30,22 @@ pub fn settle_environment() -> std::io::Result<()> {
 
 /// Sets the number of threads of one tensor operation; 0 takes the number of cores, at most 8.
 pub fn set_threads(threads: usize) {
+    set_threads_shared(threads, 1);
+}
+
+/// As [`set_threads`], with the cores divided among the processes of the machine.
+pub fn set_threads_shared(threads: usize, processes: usize) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = (cores / processes.max(1)).max(1);
     let count = if threads == 0 { cores.min(THREADS_MAX) } else { threads };
     tch::set_num_threads(i32::try_from(count).unwrap_or(1));
+}
+
+/// Largest resident memory of this process so far, in bytes.
+pub fn peak_rss_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
 }
 
 /// Resolves at SIGTERM or SIGINT.
@@ -54,6 +68,9 @@ pub async fn shutdown_signal() {
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let input = error.downcast_ref::<RunError>().is_some_and(RunError::is_input)
         || error.downcast_ref::<JobError>().is_some_and(JobError::is_input)
+        || matches!(error.downcast_ref::<LaunchError>(), Some(LaunchError::Setting { .. }))
+        || matches!(error.downcast_ref::<LaunchError>(), Some(LaunchError::Rank { code: Some(code), .. })
+            if *code == i32::from(EXIT_INPUT))
         || error.downcast_ref::<serde_json::Error>().is_some();
     if input { EXIT_INPUT } else { 1 }
 }

@@ -4,14 +4,16 @@
 //! prefix in the [`cache`]. Every number that a request sees is computed the same way whatever else is in the batch or in the
 //! cache, see [`batch`]; so greedy answers are a function of the request alone.
 //!
-//! It does not stream, has no tool calls and serves one model. Start with [`engine`], the loop; [`http`] is the door.
+//! Answers come whole or as server-sent events. It has no tool calls and serves one model. Start with [`engine`], the loop; [`http`] is the door.
 
 pub mod api;
 pub mod batch;
 pub mod cache;
 pub mod engine;
+pub mod figures;
 pub mod http;
 pub mod sampling;
+pub mod stream;
 pub mod text;
 
 pub use engine::{Engine, EngineOptions};

@@ -7,12 +7,19 @@
 pub mod checkpoint;
 pub mod data;
 pub mod export;
+pub mod metrics;
+pub mod plan;
 pub mod progress;
 pub mod reference;
+pub mod retrieve;
 pub mod run;
 pub mod settings;
+pub mod spikes;
 pub mod step;
+pub mod tensorboard;
+pub mod together;
 
-pub use progress::{ArtifactSink, LocalSink};
-pub use run::{RunError, RunSummary, run};
+pub use progress::{ArtifactSink, LocalSink, SilentSink};
+pub use retrieve::checkpoint_model;
+pub use run::{RunError, RunSummary, run, run_in};
 pub use settings::{Stage, StageSettings, TrainConfig};

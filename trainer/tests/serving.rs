@@ -237,7 +237,46 @@ async fn http(address: &str, method: &str, path: &str, body: &Value) -> (u16, Va
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+}
+
+/// The chunks of a streamed answer.
+fn events(body: &Value) -> Vec<Value> {
+    let lines = body.as_str().unwrap().lines().filter_map(|line| line.strip_prefix("data: "));
+    let (mut chunks, mut ended) = (Vec::new(), false);
+    for line in lines {
+        assert!(!ended, "something comes after the end: {line}");
+        if line == "[DONE]" {
+            ended = true;
+        } else {
+            chunks.push(serde_json::from_str(line).unwrap());
+        }
+    }
+    assert!(ended, "{body}");
+    chunks
+}
+
+/// A streamed answer says what the whole one says.
+fn check_stream((status, body): &(u16, Value), whole: &Value) {
+    assert_eq!(*status, 200);
+    let chunks = events(body);
+    let text: String =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(text, whole["choices"][0]["message"]["content"].as_str().unwrap());
+    assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    assert_eq!(chunks[chunks.len() - 2]["choices"][0]["finish_reason"], whole["choices"][0]["finish_reason"]);
+    assert_eq!(chunks.last().unwrap()["usage"]["total_tokens"], whole["usage"]["total_tokens"]);
+}
+
+/// The server's own counters.
+async fn check_metrics(address: &str) {
+    let (_, metrics) = http(address, "GET", "/metrics", &json!({})).await;
+    let metrics = metrics.as_str().unwrap();
+    for line in
+        ["sealign_serve_answered_total 3", "sealign_serve_prompt_tokens_total 72", "sealign_serve_running 0"]
+    {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+    }
 }
 
 /// Each of these bodies gets its status and a message with the word.
@@ -245,7 +284,6 @@ async fn check_refusals<Answer: Future<Output = (u16, Value)>>(chat: impl Fn(Val
     for (extra, expected, word) in [
         (json!({"model": "other"}), 404, "does not exist"),
         (json!({"n": 2}), 400, "n must be 1"),
-        (json!({"stream": true}), 400, "stream must be false"),
         (json!({"temperature": -1}), 400, "temperature must be"),
         (json!({"messages": [{"content": "x"}]}), 400, "role is missing"),
         (json!({"messages": [{"role": "tool", "content": "x"}]}), 400, "no turn for role"),
@@ -302,6 +340,8 @@ async fn the_http_side_speaks_chat_completions() {
     let (_, again) = chat(json!({})).await;
     assert_eq!(answer["choices"], again["choices"]);
 
+    check_stream(&chat(json!({"stream": true, "stream_options": {"include_usage": true}})).await, &answer);
+
     let (status, error) = chat(json!({"max_tokens": 100})).await;
     assert_eq!(status, 400);
     assert!(
@@ -310,6 +350,7 @@ async fn the_http_side_speaks_chat_completions() {
     );
     check_refusals(chat).await;
     assert_eq!(http(&address, "GET", "/health", &json!({})).await.0, 200);
+    check_metrics(&address).await;
     let (_, listed) = http(&address, "GET", "/v1/models", &json!({})).await;
     assert_eq!(
         (&listed["data"][0]["id"], &listed["data"][0]["max_model_len"]),

@@ -150,34 +150,63 @@ fn template_and_chatml_agree_on_ids_and_masks_for_plain_and_hostile_texts() {
     }
 }
 
-#[test]
-fn masks_on_real_trajectories_cover_exactly_the_assistant_turns() {
-    let Some(tokenizer) = from_json() else { return };
-    let format = qwen_format();
-    let encoder = Encoder { tokenizer: &tokenizer, format: &format, mask: MaskMode::Assistant };
-    let vector = rows(shared("qwen2.5-tokenizer/chat_template_vectors.jsonl").unwrap()).pop().unwrap();
-    let messages: Vec<Message> = vector["messages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .enumerate()
-        .map(|(index, message)| Message::from_value(index, message).unwrap())
-        .collect();
-    let encoded = encoder.conversation(&messages).unwrap();
+fn messages_of(row: &Value) -> Vec<Message> {
+    let messages = row["messages"].as_array().unwrap().iter().enumerate();
+    messages.map(|(index, message)| Message::from_value(index, message).unwrap()).collect()
+}
+
+/// Holds the weights to what a scan for control tokens finds, written apart from the encoder. Returns the trained tokens.
+fn check_masks(encoder: &Encoder<'_>, messages: &[Message]) -> usize {
+    let tokenizer = encoder.tokenizer;
+    let encoded = encoder.conversation(messages).unwrap();
     let assistants = messages.iter().filter(|message| message.role == "assistant").count();
     assert_eq!(encoded.turn_ends.len(), assistants);
     let (start, end) =
         (tokenizer.token_id("<|im_start|>").unwrap(), tokenizer.token_id("<|im_end|>").unwrap());
     let header = tokenizer.encode_plain("assistant\n").unwrap();
     let mut expected = vec![0.0; encoded.ids.len()];
+    let mut turns = 0;
     for at in 0..encoded.ids.len() {
         if encoded.ids[at] == start && encoded.ids[at + 1..].starts_with(&header) {
             let from = at + 1 + header.len();
             let to = from + encoded.ids[from..].iter().position(|id| *id == end).unwrap();
             expected[from..=to].fill(1.0);
+            turns += 1;
         }
     }
+    assert_eq!(turns, assistants);
     assert_eq!(encoded.weights, expected);
+    expected.iter().filter(|weight| **weight > 0.0).count()
+}
+
+#[test]
+fn masks_on_real_trajectories_cover_exactly_the_assistant_turns() {
+    let Some(tokenizer) = from_json() else { return };
+    let format = qwen_format();
+    let encoder = Encoder { tokenizer: &tokenizer, format: &format, mask: MaskMode::Assistant };
+    let folder = shared("openhands-swegym-samples").unwrap();
+    let mut files = vec![folder.join("single.jsonl")];
+    files.extend(std::fs::read_dir(folder.join("multi")).unwrap().map(|entry| entry.unwrap().path()));
+    let (mut trajectories, mut turns, mut trained) = (0, 0, 0);
+    for row in files.into_iter().flat_map(rows) {
+        let messages = messages_of(&row);
+        trained += check_masks(&encoder, &messages);
+        turns += messages.iter().filter(|message| message.role == "assistant").count();
+        trajectories += 1;
+    }
+    println!("{trajectories} trajectories, {turns} assistant turns, {trained} trained tokens");
+    assert!(trajectories >= 29 && turns > trajectories && trained > turns);
+}
+
+#[test]
+fn every_prompt_is_a_prefix_of_the_conversation() {
+    let Some(tokenizer) = from_json() else { return };
+    let format = qwen_format();
+    let encoder = Encoder { tokenizer: &tokenizer, format: &format, mask: MaskMode::Assistant };
+    let vector = rows(shared("qwen2.5-tokenizer/chat_template_vectors.jsonl").unwrap()).pop().unwrap();
+    let messages = messages_of(&vector);
+    check_masks(&encoder, &messages);
+    let encoded = encoder.conversation(&messages).unwrap();
     for (index, message) in messages.iter().enumerate() {
         if message.role == "assistant" {
             let prompt = encoder.prompt(&messages[..index]).unwrap();

@@ -4,10 +4,13 @@
 //! feed-forward). The forward pass keeps both graphs of every layer, or only the layer's input when it is to recompute them.
 //! The backward pass walks the layers from the end; each leaves its parameter gradients in the parameters' own `grad`.
 
+use std::convert::Infallible;
+
 use sealign_batch::PackedBatch;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::adapter::LayerAdapter;
 use super::attention::{self, Attended, AttentionPlan, Rotation};
 use super::config::ModelConfig;
 use super::dim;
@@ -22,6 +25,58 @@ pub enum Recompute {
     Nothing,
     /// Only the layer's input, attention output and its log-sum-exp; the two graphs are built again in the backward pass.
     Layers,
+}
+
+/// Where the parameters are while they are not computed with.
+///
+/// The passes announce each layer before they touch it. Root is everything outside of the layers; whoever runs a pass
+/// enters it first and leaves it last.
+pub trait Residence {
+    /// Why parameters cannot be brought.
+    type Error;
+
+    /// Makes a layer's parameters usable; with `gradients` also the places where their gradients are added.
+    fn enter(&self, layer: usize, gradients: bool) -> Result<(), Self::Error>;
+
+    /// The layer is done with.
+    fn leave(&self, layer: usize) -> Result<(), Self::Error>;
+
+    /// Makes the parameters outside of the layers usable.
+    fn enter_root(&self, gradients: bool) -> Result<(), Self::Error>;
+
+    /// They are done with.
+    fn leave_root(&self) -> Result<(), Self::Error>;
+
+    /// Does what others need of this process while it has nothing to compute itself.
+    fn idle(&self, gradients: bool) -> Result<(), Self::Error>;
+}
+
+/// All parameters stay in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident;
+
+impl Residence for Resident {
+    type Error = Infallible;
+
+    fn enter(&self, _layer: usize, _gradients: bool) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn leave(&self, _layer: usize) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn enter_root(&self, _gradients: bool) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn leave_root(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn idle(&self, _gradients: bool) -> Result<(), Infallible> {
+        Ok(())
+    }
 }
 
 /// A model that computes.
@@ -82,20 +137,30 @@ impl Inputs {
 impl LayerWeights {
     /// Norm and fused projection: `[T, C]` to `[T, (H + 2K) D]`.
     pub fn project(&self, config: &ModelConfig, input_TC: &Tensor) -> Tensor {
-        input_TC
-            .rms_norm([dim(config.hidden)], Some(&self.input_norm), config.norm_epsilon)
-            .linear(&self.qkv, self.qkv_bias.as_ref())
+        let normed = input_TC.rms_norm([dim(config.hidden)], Some(&self.input_norm), config.norm_epsilon);
+        let qkv = normed.linear(&self.qkv, self.qkv_bias.as_ref());
+        self.updated(qkv, |adapter| adapter.qkv(&normed))
     }
 
     /// Output projection, residual and feed-forward block; `attention` is `[T, H D]`, the rest `[T, C]`.
     pub fn finish(&self, config: &ModelConfig, input_TC: &Tensor, attention: &Tensor) -> Tensor {
-        let middle = input_TC + attention.linear::<&Tensor>(&self.attention_out, None);
-        let gate_up = middle
-            .rms_norm([dim(config.hidden)], Some(&self.post_norm), config.norm_epsilon)
-            .linear::<&Tensor>(&self.gate_up, None);
-        let halves = gate_up.chunk(2, 1);
+        let out = attention.linear::<&Tensor>(&self.attention_out, None);
+        let middle = input_TC + self.updated(out, |adapter| adapter.attention_out(attention));
+        let normed = middle.rms_norm([dim(config.hidden)], Some(&self.post_norm), config.norm_epsilon);
+        let gate_up = normed.linear::<&Tensor>(&self.gate_up, None);
+        let halves = self.updated(gate_up, |adapter| adapter.gate_up(&normed)).chunk(2, 1);
         let [gate, up] = halves.as_slice() else { return middle };
-        middle + (gate.silu() * up).linear::<&Tensor>(&self.down, None)
+        let inner = gate.silu() * up;
+        let down = inner.linear::<&Tensor>(&self.down, None);
+        middle + self.updated(down, |adapter| adapter.down(&inner))
+    }
+
+    /// A projection's output with the adapter's update, if there is one.
+    fn updated(&self, output: Tensor, update: impl FnOnce(&LayerAdapter) -> Tensor) -> Tensor {
+        match &self.adapter {
+            Some(adapter) => output + update(adapter),
+            None => output,
+        }
     }
 
     fn graphs(&self, config: &ModelConfig, input_TC: &Tensor) -> (Tensor, Tensor) {
@@ -114,9 +179,21 @@ impl Decoder {
 
     /// Hidden states of a packed batch, with what the backward pass needs.
     pub fn forward(&self, inputs: Inputs, recompute: Recompute) -> Pass {
+        let Ok(pass) = self.forward_in(&Resident, inputs, recompute);
+        pass
+    }
+
+    /// As [`Decoder::forward`], with parameters that come and go; these need [`Recompute::Layers`].
+    pub fn forward_in<R: Residence>(
+        &self,
+        residence: &R,
+        inputs: Inputs,
+        recompute: Recompute,
+    ) -> Result<Pass, R::Error> {
         let mut hidden_TC = tch::no_grad(|| self.weights.embedding.index_select(0, &inputs.tokens_T));
         let mut layers = Vec::with_capacity(self.weights.layers.len());
-        for weights in &self.weights.layers {
+        for (index, weights) in self.weights.layers.iter().enumerate() {
+            residence.enter(index, false)?;
             let (pass, output) = match recompute {
                 Recompute::Nothing => self.layer_with_graphs(weights, &inputs, hidden_TC),
                 Recompute::Layers => tch::no_grad(|| {
@@ -126,22 +203,31 @@ impl Decoder {
                     (LayerPass { input_TC: hidden_TC, attended, graphs: None }, output)
                 }),
             };
+            residence.leave(index)?;
             layers.push(pass);
             hidden_TC = output;
         }
-        Pass { inputs, layers, hidden_TC }
+        Ok(Pass { inputs, layers, hidden_TC })
     }
 
     /// Hidden states without anything for a backward pass, `[T, C]`.
     pub fn infer(&self, inputs: &Inputs) -> Tensor {
+        let Ok(hidden_TC) = self.infer_in(&Resident, inputs);
+        hidden_TC
+    }
+
+    /// As [`Decoder::infer`], with parameters that come and go.
+    pub fn infer_in<R: Residence>(&self, residence: &R, inputs: &Inputs) -> Result<Tensor, R::Error> {
         let _guard = tch::no_grad_guard();
         let mut hidden_TC = self.weights.embedding.index_select(0, &inputs.tokens_T);
-        for weights in &self.weights.layers {
+        for (index, weights) in self.weights.layers.iter().enumerate() {
+            residence.enter(index, false)?;
             let qkv = weights.project(&self.config, &hidden_TC);
             let attended = attention::forward(&self.config, &inputs.plan, &inputs.rotation, &qkv);
             hidden_TC = weights.finish(&self.config, &hidden_TC, &attended.out_THD.flatten(1, 2));
+            residence.leave(index)?;
         }
-        hidden_TC
+        Ok(hidden_TC)
     }
 
     fn layer_with_graphs(
@@ -162,9 +248,20 @@ impl Decoder {
 
     /// Adds the parameter gradients of everything below `hidden_TC`, whose gradient is given, `[T, C]`.
     pub fn backward(&self, pass: Pass, grad_TC: Tensor) {
+        let Ok(()) = self.backward_in(&Resident, pass, grad_TC);
+    }
+
+    /// As [`Decoder::backward`], with parameters that come and go.
+    pub fn backward_in<R: Residence>(
+        &self,
+        residence: &R,
+        pass: Pass,
+        grad_TC: Tensor,
+    ) -> Result<(), R::Error> {
         let Pass { inputs, layers, hidden_TC: _ } = pass;
         let mut grad_TC = grad_TC;
-        for (weights, layer) in self.weights.layers.iter().zip(layers).rev() {
+        for (index, (weights, layer)) in self.weights.layers.iter().zip(layers).enumerate().rev() {
+            residence.enter(index, true)?;
             let LayerPass { input_TC, attended, graphs } = layer;
             let graphs = graphs.unwrap_or_else(|| {
                 let (input_leaf, qkv) = weights.graphs(&self.config, &input_TC);
@@ -180,9 +277,15 @@ impl Decoder {
             backward_with(&graphs.qkv, &grad_qkv);
             // Both graphs start at the same leaf, so this is the sum of the two ways through the layer.
             grad_TC = graphs.input_leaf.grad();
+            drop(graphs);
+            residence.leave(index)?;
         }
         let _guard = tch::no_grad_guard();
-        let _ = self.weights.embedding.grad().index_add_(0, &inputs.tokens_T, &grad_TC);
+        let embedding = &self.weights.embedding;
+        if embedding.requires_grad() {
+            let _ = embedding.grad().index_add_(0, &inputs.tokens_T, &grad_TC);
+        }
+        Ok(())
     }
 }
 

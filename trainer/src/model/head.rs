@@ -76,7 +76,8 @@ impl Decoder {
             let grad_normed = pass.normed_NC.zeros_like();
             let coefficients_N = Tensor::from_slice(coefficients);
             let head = self.weights.output_head();
-            let mut grad_head = head.grad();
+            // A head that is not trained gets no gradient.
+            let mut grad_head = head.requires_grad().then(|| head.grad());
             for (start, len) in self.chunks(coefficients.len()) {
                 let (start_row, rows) = (dim(start), dim(len));
                 let normed = pass.normed_NC.narrow(0, start_row, rows);
@@ -90,7 +91,9 @@ impl Decoder {
                 let mut grad_logits = logits.softmax(1, Kind::Float);
                 let _ = grad_logits.multiply_(&(-&coefficients));
                 let _ = grad_logits.scatter_add_(1, &tokens, &coefficients);
-                let _ = grad_head.addmm_(&grad_logits.transpose(0, 1), &normed);
+                if let Some(grad_head) = &mut grad_head {
+                    let _ = grad_head.addmm_(&grad_logits.transpose(0, 1), &normed);
+                }
                 grad_normed.narrow(0, start_row, rows).copy_(&grad_logits.matmul(head));
             }
             grad_normed

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 use thiserror::Error;
 
+use super::adapter::LayerAdapter;
 use super::config::ModelConfig;
 use super::dim;
 
@@ -65,6 +66,8 @@ pub struct LayerWeights {
     pub gate_up: Tensor,
     /// Down projection, `[C, F]`.
     pub down: Tensor,
+    /// Low-rank updates; with them the tensors above stay as they are.
+    pub adapter: Option<LayerAdapter>,
 }
 
 /// All parameters of a model.
@@ -97,7 +100,7 @@ impl Weights {
             return Err(WeightsError::Unexpected { name: name.clone(), count: named.len() });
         }
         let weights = Self { embedding, layers, final_norm, head };
-        for (name, tensor) in weights.parameters() {
+        for (name, tensor) in weights.to_hub(config) {
             if tensor.isfinite().all().int64_value(&[]) == 0 {
                 return Err(WeightsError::NotFinite { name });
             }
@@ -133,7 +136,7 @@ impl Weights {
         named
     }
 
-    /// Every trainable tensor with the name under which optimiser state is stored, in a fixed order.
+    /// Every parameter of the model itself with the name under which its optimiser state is stored, in a fixed order.
     pub fn parameters(&self) -> Vec<(String, &Tensor)> {
         let mut all =
             vec![("embedding".to_owned(), &self.embedding), ("final_norm".to_owned(), &self.final_norm)];
@@ -157,14 +160,67 @@ impl Weights {
         all
     }
 
+    /// The tensors that training changes, with the names of their optimiser state: all, or only the adapters.
+    pub fn trained(&self) -> Vec<(String, &Tensor)> {
+        let adapters: Vec<(String, &Tensor)> = self
+            .layers
+            .iter()
+            .enumerate()
+            .filter_map(|(index, layer)| Some(layer.adapter.as_ref()?.tensors(index)))
+            .flatten()
+            .collect();
+        if adapters.is_empty() { self.parameters() } else { adapters }
+    }
+
+    /// True when adapters are trained instead of the model itself.
+    pub fn is_adapted(&self) -> bool {
+        self.layers.iter().any(|layer| layer.adapter.is_some())
+    }
+
+    /// The same parameters, without adapters, with other tensors under some of the names of [`Weights::parameters`]; the
+    /// rest is shared.
+    #[must_use]
+    pub fn with_values(&self, mut value: impl FnMut(&str) -> Option<Tensor>) -> Self {
+        let mut pick = |name: &str, own: &Tensor| value(name).unwrap_or_else(|| own.shallow_clone());
+        let layers = self
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(index, layer)| {
+                let mut part = |part: &str, own: &Tensor| pick(&format!("layers.{index}.{part}"), own);
+                LayerWeights {
+                    input_norm: part("input_norm", &layer.input_norm),
+                    qkv: part("qkv", &layer.qkv),
+                    qkv_bias: layer.qkv_bias.as_ref().map(|bias| part("qkv_bias", bias)),
+                    attention_out: part("attention_out", &layer.attention_out),
+                    post_norm: part("post_norm", &layer.post_norm),
+                    gate_up: part("gate_up", &layer.gate_up),
+                    down: part("down", &layer.down),
+                    adapter: None,
+                }
+            })
+            .collect();
+        Self {
+            layers,
+            embedding: pick("embedding", &self.embedding),
+            final_norm: pick("final_norm", &self.final_norm),
+            head: self.head.as_ref().map(|head| pick("head", head)),
+        }
+    }
+
+    /// The parameters by the names of [`Weights::parameters`].
+    pub fn into_parameters(self) -> BTreeMap<String, Tensor> {
+        self.parameters().into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect()
+    }
+
     /// The matrix that turns hidden states into logits, `[V, C]`.
     pub fn output_head(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Marks all parameters trainable and gives each a zero gradient, so that gradients can be added to by hand.
+    /// Marks what is trained and gives each tensor a zero gradient, so that gradients can be added to by hand.
     pub fn enable_gradients(&self) {
-        for (_, tensor) in self.parameters() {
+        for (_, tensor) in self.trained() {
             let leaf = tensor.set_requires_grad(true);
             (leaf.sum(tch::Kind::Float) * 0.0).backward();
         }
@@ -174,7 +230,7 @@ impl Weights {
     /// Sets all gradients to zero in place.
     pub fn zero_gradients(&self) {
         let _guard = tch::no_grad_guard();
-        for (_, tensor) in self.parameters() {
+        for (_, tensor) in self.trained() {
             let _ = tensor.grad().zero_();
         }
     }
@@ -259,6 +315,7 @@ impl Source<'_> {
             post_norm: self.take(&name("post_attention_layernorm.weight"), &[hidden])?,
             gate_up: Tensor::cat(&[gate, up], 0),
             down: self.take(&name("mlp.down_proj.weight"), &[hidden, feed_forward])?,
+            adapter: None,
         })
     }
 }

@@ -34,9 +34,12 @@ pub struct ChatRequest {
     /// Number of answers; only 1.
     #[serde(default)]
     pub n: Option<u32>,
-    /// Server-sent events; not served.
+    /// The answer as server-sent events.
     #[serde(default)]
     pub stream: Option<bool>,
+    /// What events carry.
+    #[serde(default)]
+    pub stream_options: Option<StreamOptions>,
     /// Native tool calls; not served.
     #[serde(default)]
     pub tools: Option<Vec<Value>>,
@@ -46,6 +49,14 @@ pub struct ChatRequest {
     /// Log-probabilities; not served.
     #[serde(default)]
     pub logprobs: Option<bool>,
+}
+
+/// Options of server-sent events.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct StreamOptions {
+    /// A last event with the usage.
+    #[serde(default)]
+    pub include_usage: bool,
 }
 
 /// One stop string or several.
@@ -82,7 +93,6 @@ impl ChatRequest {
             |value: Option<f64>, low: f64, high: f64| value.is_none_or(|value| (low..=high).contains(&value));
         [
             ("n", "must be 1; send one request per answer", self.n.is_none_or(|n| n == 1)),
-            ("stream", "must be false; this server answers whole", self.stream != Some(true)),
             (
                 "tools",
                 "must be empty; describe the tools in the prompt",
@@ -143,13 +153,21 @@ struct PromptTokens {
     cached_tokens: usize,
 }
 
+/// OpenAI's word for why an answer ended.
+pub fn reason(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::EndOfTurn | Finish::StopString(_) => "stop",
+        Finish::Length => "length",
+    }
+}
+
 impl ChatResponse {
     /// The response to a request with the given prompt length.
     pub fn new(id: String, created: u64, model: String, prompt_tokens: usize, answer: Answer) -> Self {
-        let (finish_reason, stop_reason) = match answer.finish {
-            Finish::EndOfTurn => ("stop", None),
-            Finish::StopString(stop) => ("stop", Some(stop)),
-            Finish::Length => ("length", None),
+        let finish_reason = reason(&answer.finish);
+        let stop_reason = match answer.finish {
+            Finish::StopString(stop) => Some(stop),
+            Finish::EndOfTurn | Finish::Length => None,
         };
         let message = AnswerMessage { role: "assistant", content: answer.text };
         Self {

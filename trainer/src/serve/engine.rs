@@ -37,6 +37,9 @@ impl Default for EngineOptions {
 /// Requests that wait for the engine at most; more are refused as overload.
 const QUEUE_MAX: usize = 1024;
 
+/// Pieces of an answer that wait for a slow client at most; a longer answer is held up in larger pieces.
+const PIECES_MAX: usize = 65_536;
+
 /// What a request wants.
 #[derive(Debug)]
 pub struct Request {
@@ -88,7 +91,28 @@ pub enum EngineError {
     Decode(String),
 }
 
-type Reply = oneshot::Sender<Result<Answer, EngineError>>;
+/// Where an answer goes.
+#[derive(Debug)]
+struct Reply {
+    whole: oneshot::Sender<Result<Answer, EngineError>>,
+    /// Text as it settles; nobody may listen.
+    deltas: mpsc::Sender<String>,
+}
+
+/// An answer that is on its way.
+#[derive(Debug)]
+pub struct Answering {
+    /// Pieces of its text; together they are the text of the whole answer.
+    pub deltas: mpsc::Receiver<String>,
+    whole: oneshot::Receiver<Result<Answer, EngineError>>,
+}
+
+impl Answering {
+    /// The whole answer.
+    pub async fn finish(self) -> Result<Answer, EngineError> {
+        self.whole.await.map_err(|_| EngineError::Gone)?
+    }
+}
 
 /// A handle to the decoding thread.
 #[derive(Clone, Debug)]
@@ -124,12 +148,20 @@ impl Engine {
 
     /// Answers a request; others are decoded beside it.
     pub async fn answer(&self, request: Request) -> Result<Answer, EngineError> {
-        let (reply, answer) = oneshot::channel();
+        self.begin(request)?.finish().await
+    }
+
+    /// Takes a request; its answer comes piece by piece.
+    pub fn begin(&self, request: Request) -> Result<Answering, EngineError> {
+        let (reply, whole) = oneshot::channel();
+        // Every token settles at most one piece, and the end another.
+        let (pieces, deltas) = mpsc::channel(request.max_tokens.saturating_add(1).min(PIECES_MAX));
+        let reply = Reply { whole: reply, deltas: pieces };
         self.queue.try_send((request, reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => EngineError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => EngineError::Gone,
         })?;
-        answer.await.map_err(|_| EngineError::Gone)?
+        Ok(Answering { deltas, whole })
     }
 }
 
@@ -154,6 +186,8 @@ struct Active {
     generated: usize,
     max_tokens: usize,
     cached_tokens: usize,
+    /// Bytes of the text that were sent as pieces.
+    sent: usize,
     reply: Reply,
 }
 
@@ -176,7 +210,7 @@ impl Loop {
         while self.active.len() < self.options.batch_max
             && let Some((request, reply)) = self.waiting.pop_front()
         {
-            if reply.is_closed() {
+            if reply.whole.is_closed() {
                 continue;
             }
             let active = self.active.iter().map(|active| &active.sequence);
@@ -190,6 +224,7 @@ impl Loop {
                 generated: 0,
                 max_tokens: request.max_tokens,
                 cached_tokens,
+                sent: 0,
                 reply,
             });
         }
@@ -198,7 +233,7 @@ impl Loop {
     fn step(&mut self) {
         // Clients that hung up make room for others.
         let (kept, gone): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.active).into_iter().partition(|active| !active.reply.is_closed());
+            std::mem::take(&mut self.active).into_iter().partition(|active| !active.reply.whole.is_closed());
         self.active = kept;
         for active in gone {
             self.cache.put(active.sequence);
@@ -266,7 +301,7 @@ impl Active {
         match self.text.push(token, tokenizer) {
             Err(error) => return Some(Err(EngineError::Decode(error.to_string()))),
             Ok(Some(stop)) => return Some(Ok(Finish::StopString(stop))),
-            Ok(None) => {}
+            Ok(None) => self.sent = self.reply.send(self.sent, self.text.settled()),
         }
         if self.generated >= self.max_tokens {
             return Some(Ok(Finish::Length));
@@ -277,7 +312,7 @@ impl Active {
 
     /// Sends the answer and returns the sequence for the cache.
     fn finish(self, finish: Result<Finish, EngineError>, tokenizer: &Tokenizer) -> Sequence {
-        let Self { sequence, text, generated, cached_tokens, reply, .. } = self;
+        let Self { sequence, text, generated, cached_tokens, sent, reply, .. } = self;
         let answer = finish.and_then(|finish| {
             let text = match finish {
                 Finish::StopString(_) => text.into_text(),
@@ -287,8 +322,22 @@ impl Active {
             };
             Ok(Answer { text, finish, tokens: generated, cached_tokens })
         });
+        if let Ok(answer) = &answer {
+            reply.send(sent, &answer.text);
+        }
         // Nobody waits when the client hung up in the meantime.
-        let _ = reply.send(answer);
+        let _ = reply.whole.send(answer);
         sequence
+    }
+}
+
+impl Reply {
+    /// Sends the text behind the first `sent` bytes and returns how many have been sent. What finds no room goes with the
+    /// next piece.
+    fn send(&self, sent: usize, text: &str) -> usize {
+        match text.get(sent..) {
+            Some(piece) if !piece.is_empty() && self.deltas.try_send(piece.to_owned()).is_ok() => text.len(),
+            _ => sent,
+        }
     }
 }

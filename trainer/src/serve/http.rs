@@ -1,4 +1,4 @@
-//! The HTTP side: `/v1/chat/completions`, `/v1/models`, `/tokenize`, `/health`.
+//! The HTTP side: `/v1/chat/completions`, `/v1/models`, `/tokenize`, `/health`, `/metrics`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,9 @@ use thiserror::Error;
 
 use super::api::{ChatRequest, ChatResponse};
 use super::engine::{Engine, EngineError, EngineOptions, Request};
+use super::figures::{Running, ServeFigures};
 use super::sampling::Sampling;
+use super::stream::{self, Header};
 use crate::model::Decoder;
 use crate::model::directory::{self, DirectoryError};
 use crate::train::checkpoint::write_whole;
@@ -78,14 +80,16 @@ pub enum ServeError {
     Run(#[source] std::io::Error),
 }
 
+/// A model that is served.
 #[derive(Debug)]
-struct Server {
+pub struct Server {
     name: String,
     context: usize,
     tokenizer: Arc<Tokenizer>,
     format: ChatFormat,
     engine: Engine,
-    answered: AtomicU64,
+    numbered: AtomicU64,
+    figures: ServeFigures,
 }
 
 /// Serves until `shutdown` resolves.
@@ -112,6 +116,7 @@ fn router(server: Arc<Server>) -> Router {
         .route("/v1/models", get(models))
         .route("/tokenize", post(tokenize))
         .route("/health", get(|| async { StatusCode::OK }))
+        .route("/metrics", get(|State(server): State<Arc<Server>>| async move { server.figures.text() }))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(server)
 }
@@ -135,7 +140,18 @@ impl Server {
             Engine::start(model, Arc::clone(&tokenizer), ends, options.engine).map_err(ServeError::Run)?;
         let folder_name = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
         let name = options.name.clone().unwrap_or_else(|| folder_name.into_owned());
-        Ok(Self { name, context, tokenizer, format, engine, answered: AtomicU64::new(0) })
+        let figures = ServeFigures::new().map_err(|error| ServeError::Run(std::io::Error::other(error)))?;
+        Ok(Self { name, context, tokenizer, format, engine, numbered: AtomicU64::new(0), figures })
+    }
+
+    /// Name of the model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The counters.
+    pub fn figures(&self) -> &ServeFigures {
+        &self.figures
     }
 
     fn encode(&self, messages: &[Value]) -> Result<Vec<u32>, EncodeError> {
@@ -209,7 +225,20 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 async fn chat(
     State(server): State<Arc<Server>>,
     body: Result<Json<ChatRequest>, JsonRejection>,
-) -> Result<Json<ChatResponse>, ApiError> {
+) -> Result<Response, ApiError> {
+    let running = server.figures.begin();
+    let result = answer(&server, running, body).await;
+    if result.is_err() {
+        server.figures.count_refusal();
+    }
+    result
+}
+
+async fn answer(
+    server: &Arc<Server>,
+    running: Running,
+    body: Result<Json<ChatRequest>, JsonRejection>,
+) -> Result<Response, ApiError> {
     let Json(body) = body.map_err(|rejection| ApiError::bad_request(None, rejection.body_text()))?;
     if let Some((field, remedy)) = body.refused() {
         return Err(ApiError::bad_request(Some(field), format!("{field} {remedy}")));
@@ -223,7 +252,7 @@ async fn chat(
             message,
         });
     }
-    let encoding = Arc::clone(&server);
+    let encoding = Arc::clone(server);
     let messages = body.messages.clone();
     let prompt = tokio::task::spawn_blocking(move || encoding.encode(&messages))
         .await
@@ -241,18 +270,29 @@ async fn chat(
         },
         stops: body.stops(),
     };
-    let answer = server.engine.answer(request).await.map_err(|error| {
+    let answering = server.engine.begin(request).map_err(ApiError::from)?;
+    let number = server.numbered.fetch_add(1, Ordering::Relaxed);
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let id = format!("chatcmpl-{number}");
+    if body.stream == Some(true) {
+        let with_usage = body.stream_options.is_some_and(|options| options.include_usage);
+        let header = Header { id, created, prompt_tokens, with_usage, running };
+        return Ok(stream::response(Arc::clone(server), header, answering));
+    }
+    let answer = answering.finish().await.map_err(ApiError::from)?;
+    server.figures.count(prompt_tokens, &answer);
+    Ok(Json(ChatResponse::new(id, created, server.name.clone(), prompt_tokens, answer)).into_response())
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
         let status = match error {
             EngineError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             EngineError::Gone => StatusCode::SERVICE_UNAVAILABLE,
             EngineError::Decode(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        ApiError { status, kind: "server_error", param: None, message: error.to_string() }
-    })?;
-    let number = server.answered.fetch_add(1, Ordering::Relaxed);
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let id = format!("chatcmpl-{number}");
-    Ok(Json(ChatResponse::new(id, created, server.name.clone(), prompt_tokens, answer)))
+        Self { status, kind: "server_error", param: None, message: error.to_string() }
+    }
 }
 
 /// Answer tokens that a request gets; a request that does not fit the context is refused in the words that clients look for.

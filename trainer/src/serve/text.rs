@@ -49,6 +49,17 @@ impl AnswerText {
         Ok(self.text)
     }
 
+    /// The text up to where a stop string may still begin.
+    pub fn settled(&self) -> &str {
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+        let from = self.text.len().saturating_sub(longest);
+        let begins = |at: usize| {
+            self.text.get(at..).is_some_and(|tail| self.stops.iter().any(|stop| stop.starts_with(tail)))
+        };
+        let end = (from..self.text.len()).find(|at| begins(*at)).unwrap_or(self.text.len());
+        self.text.get(..end).unwrap_or_default()
+    }
+
     /// Takes the text as it is, for an answer that a stop string ended.
     pub fn into_text(self) -> String {
         self.text
@@ -74,5 +85,27 @@ impl AnswerText {
         let stop = stop.clone();
         self.text.truncate(from + at);
         Some(stop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_in_which_a_stop_string_may_begin_is_held_back() {
+        let with = |text: &str| AnswerText {
+            text: text.to_owned(),
+            ..AnswerText::new(vec!["</call>".to_owned(), "\n\n".to_owned()])
+        };
+        for (text, settled) in [
+            ("plain", "plain"),
+            ("a</ca", "a"),
+            ("a</cat", "a</cat"),
+            ("two\n", "two"),
+            ("caf\u{e9}<", "caf\u{e9}"),
+        ] {
+            assert_eq!(with(text).settled(), settled);
+        }
     }
 }

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use sealign_manifest::Digest;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 use thiserror::Error;
 
+use super::spikes::SpikeGuard;
 use crate::model::tensors::{self, SaveType, TensorFileError};
 use crate::model::weights::WeightsError;
-use crate::model::{Decoder, Weights};
+use crate::model::{Decoder, ModelConfig, Weights};
 use crate::optim::AdamW;
 
 /// Checkpoints that are kept beside the best one.
@@ -96,6 +98,9 @@ pub struct RunState {
     pub best: Option<Best>,
     /// Sums for the final report.
     pub totals: Totals,
+    /// Gradient norms of the last steps.
+    #[serde(default)]
+    pub spikes: SpikeGuard,
 }
 
 /// The best evaluation so far.
@@ -147,12 +152,13 @@ impl Checkpoints {
         self.folder.join(format!("step-{step:08}"))
     }
 
-    /// Writes a checkpoint and removes those that are neither recent nor the best.
+    /// Writes a checkpoint and removes those that are neither recent nor the best. Weights are under their Hub names,
+    /// optimiser state under the names of [`AdamW::state`].
     pub fn save(
         &self,
         state: &RunState,
-        model: &Decoder,
-        optimizer: &AdamW,
+        weights: &BTreeMap<String, Tensor>,
+        optimizer: &BTreeMap<String, Tensor>,
     ) -> Result<PathBuf, CheckpointError> {
         let target = self.path(state.step);
         let partial = self.folder.join(format!("partial-{:08}-{}", state.step, std::process::id()));
@@ -161,9 +167,8 @@ impl Checkpoints {
         }
         std::fs::create_dir_all(&partial).map_err(|source| io(&partial, "created", source))?;
         let tensors = |source| CheckpointError::Tensors { path: partial.clone(), source };
-        tensors::write(&partial.join(WEIGHTS), &model.weights.to_hub(&model.config), SaveType::F32)
-            .map_err(tensors)?;
-        tensors::write(&partial.join(OPTIMIZER), &optimizer.state(), SaveType::F32).map_err(tensors)?;
+        tensors::write(&partial.join(WEIGHTS), weights, SaveType::F32).map_err(tensors)?;
+        tensors::write(&partial.join(OPTIMIZER), optimizer, SaveType::F32).map_err(tensors)?;
         let json = serde_json::to_vec_pretty(state).map_err(|error| io(&partial, "written", error.into()))?;
         write_whole(&partial.join(STATE), &json).map_err(|source| io(&partial, "written", source))?;
         let mut files = BTreeMap::new();
@@ -211,6 +216,13 @@ impl Checkpoints {
         Ok(None)
     }
 
+    /// State of the checkpoint after `step` steps, or of the newest; `None` when it is not there or not whole.
+    pub fn state(&self, step: Option<usize>) -> Result<Option<RunState>, CheckpointError> {
+        let mut steps = self.steps()?;
+        steps.retain(|found| step.is_none_or(|step| step == *found));
+        Ok(steps.into_iter().rev().find_map(|step| read_valid(&self.path(step))))
+    }
+
     /// Loads weights and optimiser of the checkpoint after `step` steps.
     pub fn load(
         &self,
@@ -218,25 +230,30 @@ impl Checkpoints {
         model: &mut Decoder,
         optimizer: &mut AdamW,
     ) -> Result<(), CheckpointError> {
-        let path = self.path(state.step);
-        self.load_weights(state.step, model)?;
-        let named = tensors::read(&path.join(OPTIMIZER))
-            .map_err(|source| CheckpointError::Tensors { path: path.clone(), source })?;
-        optimizer
-            .restore(state.optimizer_steps, named)
-            .map_err(|tensor| CheckpointError::Optimizer { path, tensor })
-    }
-
-    /// Loads only the weights of a checkpoint.
-    pub fn load_weights(&self, step: usize, model: &mut Decoder) -> Result<(), CheckpointError> {
-        let path = self.path(step);
-        let named = tensors::read(&path.join(WEIGHTS))
-            .map_err(|source| CheckpointError::Tensors { path: path.clone(), source })?;
-        let weights = Weights::from_hub(&model.config, named)
-            .map_err(|source| CheckpointError::Weights { path, source })?;
+        let weights = self.read_weights(state.step, &model.config)?;
         weights.enable_gradients();
         model.weights = weights;
-        Ok(())
+        optimizer
+            .restore(state.optimizer_steps, self.read_optimizer(state.step)?)
+            .map_err(|tensor| CheckpointError::Optimizer { path: self.path(state.step), tensor })
+    }
+
+    /// The weights of a checkpoint.
+    pub fn read_weights(&self, step: usize, config: &ModelConfig) -> Result<Weights, CheckpointError> {
+        Weights::from_hub(config, self.read_named(step)?)
+            .map_err(|source| CheckpointError::Weights { path: self.path(step), source })
+    }
+
+    /// The weights of a checkpoint by name: all, or those of adapters.
+    pub fn read_named(&self, step: usize) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+        let path = self.path(step);
+        tensors::read(&path.join(WEIGHTS)).map_err(|source| CheckpointError::Tensors { path, source })
+    }
+
+    /// The optimiser state of a checkpoint, by name.
+    pub fn read_optimizer(&self, step: usize) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+        let path = self.path(step);
+        tensors::read(&path.join(OPTIMIZER)).map_err(|source| CheckpointError::Tensors { path, source })
     }
 
     fn steps(&self) -> Result<Vec<usize>, CheckpointError> {

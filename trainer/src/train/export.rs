@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::checkpoint::{CheckpointError, digest_file, write_whole};
 use crate::model::Decoder;
+use crate::model::adapter::{self, Lora};
 use crate::model::tensors::{self, SaveType};
 
 /// Files of a tokenizer that are carried over when they exist.
@@ -113,6 +114,26 @@ pub fn write_layout(folder: &Path, model: &Decoder, save_type: SaveType) -> Resu
     let path = folder.join("model.safetensors");
     tensors::write(&path, &model.weights.to_hub(&model.config), save_type)
         .map_err(|source| CheckpointError::Tensors { path: folder.to_owned(), source })
+}
+
+/// Writes the adapters of a model in PEFT's layout; an existing folder is replaced. `base` is the name under which the base
+/// model is to be found.
+pub fn write_adapter(target: &Path, model: &Decoder, lora: Lora, base: &Path) -> Result<(), CheckpointError> {
+    let partial = PathBuf::from(format!("{}.partial-{}", target.display(), std::process::id()));
+    for stale in [&partial, &target.to_owned()] {
+        if stale.exists() {
+            std::fs::remove_dir_all(stale).map_err(|source| io(stale, "removed", source))?;
+        }
+    }
+    std::fs::create_dir_all(&partial).map_err(|source| io(&partial, "created", source))?;
+    write_json(&partial.join("adapter_config.json"), &adapter::peft_config(lora, &base.to_string_lossy()))?;
+    tensors::write(
+        &partial.join("adapter_model.safetensors"),
+        &adapter::to_peft(&model.weights),
+        SaveType::F32,
+    )
+    .map_err(|source| CheckpointError::Tensors { path: partial.clone(), source })?;
+    std::fs::rename(&partial, target).map_err(|source| io(target, "renamed", source))
 }
 
 /// Reads the manifest of a finished model folder.

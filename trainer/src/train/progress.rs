@@ -3,9 +3,12 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sealign_manifest::train::TrainProgress;
 use serde_json::{Map, Value, json};
+
+use super::tensorboard::EventFile;
 
 /// Where progress and finished checkpoints go. The local one keeps everything in the output folder; a worker's also carries
 /// checkpoints to the object store.
@@ -20,23 +23,60 @@ pub trait ArtifactSink {
     fn checkpoint(&mut self, step: usize, folder: &Path) -> std::io::Result<()>;
 }
 
-/// Writes `metrics.jsonl` and `progress.json` into a folder and prints a line for evaluations and every tenth step.
+/// Says nothing: the sink of the processes that do not lead.
+#[derive(Clone, Copy, Debug)]
+pub struct SilentSink;
+
+impl ArtifactSink for SilentSink {
+    fn progress(&mut self, _progress: &TrainProgress) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn log(&mut self, _record: &Map<String, Value>) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, _step: usize, _folder: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes `metrics.jsonl`, `progress.json` and TensorBoard's events into a folder and prints a line for evaluations and every tenth step.
 #[derive(Debug)]
 pub struct LocalSink {
     folder: PathBuf,
-    log: std::fs::File,
+    files: Option<Files>,
     quiet: bool,
+}
+
+/// What is appended to.
+#[derive(Debug)]
+struct Files {
+    log: std::fs::File,
+    events: EventFile,
 }
 
 /// Steps between printed lines.
 const PRINT_EVERY: u64 = 10;
 
 impl LocalSink {
-    /// Opens the log for appending; `quiet` prints nothing.
+    /// A sink for a folder; `quiet` prints nothing. Nothing is created before there is something to write, so that a run
+    /// that is refused leaves no trace.
     pub fn open(folder: &Path, quiet: bool) -> std::io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("metrics.jsonl"))?;
-        Ok(Self { folder: folder.to_owned(), log, quiet })
+        Ok(Self { folder: folder.to_owned(), files: None, quiet })
+    }
+
+    fn files(&mut self) -> std::io::Result<&mut Files> {
+        match &mut self.files {
+            Some(files) => Ok(files),
+            empty => {
+                std::fs::create_dir_all(&self.folder)?;
+                let mut options = std::fs::OpenOptions::new();
+                let log = options.create(true).append(true).open(self.folder.join("metrics.jsonl"))?;
+                let events = EventFile::create(&self.folder.join("tensorboard"), now())?;
+                Ok(empty.insert(Files { log, events }))
+            }
+        }
     }
 
     fn print(&self, line: &str) {
@@ -54,6 +94,7 @@ impl ArtifactSink for LocalSink {
             self.print(&line(progress));
         }
         // Overwritten by rename and never flushed: a hint that may be lost, but is never half written.
+        self.files()?;
         let partial = self.folder.join("progress.json.partial");
         std::fs::write(&partial, serde_json::to_vec(progress)?)?;
         std::fs::rename(&partial, self.folder.join("progress.json"))
@@ -69,14 +110,24 @@ impl ArtifactSink for LocalSink {
                 .collect();
             self.print(&format!("{event}: {}", figures.join(", ")));
         }
+        if let Some(step) = record.get("step").and_then(Value::as_u64) {
+            let values = record.iter().filter(|(name, _)| *name != "step");
+            let numbers = values.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
+            self.files()?.events.scalars(now(), step, numbers)?;
+        }
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        self.log.write_all(&line)
+        self.files()?.log.write_all(&line)
     }
 
     fn checkpoint(&mut self, _step: usize, _folder: &Path) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// Seconds since 1970, for the time axis of charts.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn line(progress: &TrainProgress) -> String {

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::data::{Example, ExampleSet};
-use super::step::{Computation, ReferencePair, log_probs};
+use super::step::{Computation, Place, ReferencePair, log_probs_across};
+use crate::dist::CollectiveError;
 use crate::model::Decoder;
 
 /// The file of reference log-probabilities could not be written.
@@ -29,24 +30,33 @@ struct Stored {
 
 /// Reference log-probabilities of each pair of the sets, in order. The policy must still be the reference.
 pub fn compute(
+    place: &Place<'_>,
     model: &Decoder,
     sets: [&ExampleSet; 2],
     computation: &Computation,
-) -> [Vec<ReferencePair>; 2] {
-    sets.map(|set| {
-        // Pairs of one task lie together here, where the trie shares most; the order of the set is restored below.
-        let mut order: Vec<usize> = (0..set.examples.len()).collect();
-        order.sort_by_key(|index| (set.tasks.get(*index), *index));
-        let examples: Vec<&Example> = order.iter().filter_map(|index| set.examples.get(*index)).collect();
-        let sums = log_probs(model, &examples, computation);
-        let mut pairs = vec![ReferencePair { chosen: 0.0, rejected: 0.0 }; order.len()];
-        for (index, sides) in order.iter().zip(sums.chunks_exact(2)) {
-            if let (Some(pair), [chosen, rejected]) = (pairs.get_mut(*index), sides) {
-                *pair = ReferencePair { chosen: *chosen, rejected: *rejected };
-            }
+) -> Result<[Vec<ReferencePair>; 2], CollectiveError> {
+    let [train, validation] = sets;
+    Ok([of_set(place, model, train, computation)?, of_set(place, model, validation, computation)?])
+}
+
+fn of_set(
+    place: &Place<'_>,
+    model: &Decoder,
+    set: &ExampleSet,
+    computation: &Computation,
+) -> Result<Vec<ReferencePair>, CollectiveError> {
+    // Pairs of one task lie together here, where the trie shares most; the order of the set is restored below.
+    let mut order: Vec<usize> = (0..set.examples.len()).collect();
+    order.sort_by_key(|index| (set.tasks.get(*index), *index));
+    let examples: Vec<&Example> = order.iter().filter_map(|index| set.examples.get(*index)).collect();
+    let sums = log_probs_across(place, model, &examples, computation)?;
+    let mut pairs = vec![ReferencePair { chosen: 0.0, rejected: 0.0 }; order.len()];
+    for (index, sides) in order.iter().zip(sums.chunks_exact(2)) {
+        if let (Some(pair), [chosen, rejected]) = (pairs.get_mut(*index), sides) {
+            *pair = ReferencePair { chosen: *chosen, rejected: *rejected };
         }
-        pairs
-    })
+    }
+    Ok(pairs)
 }
 
 /// Reads the cache; `None` when there is none for these inputs.

@@ -5,23 +5,28 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use sealign_batch::conversation::Encoder;
-use sealign_batch::order::{epoch_steps, shuffled};
+use sealign_batch::order::shuffled;
 use sealign_batch::{ChatFormat, Tokenizer};
 use sealign_manifest::Digest;
 use sealign_manifest::train::TrainProgress;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::checkpoint::{Best, CheckpointError, Checkpoints, RunState, Totals, digest_file};
+use super::checkpoint::{Best, CheckpointError, Checkpoints, RunState, Totals};
 use super::data::{self, Data, DataError, ExampleSet};
 use super::export::{self, ModelFolderManifest, Provenance};
+use super::plan::{adamw, input_digests, plan, schedule};
 use super::progress::{ArtifactSink, record};
 use super::reference::{self, ReferenceError};
 use super::settings::{ChatFormatChoice, SettingError, Stage, StageSettings, TrainConfig};
-use super::step::{Computation, Figures, Objective, ReferencePair, StepExample, compute};
-use crate::model::Decoder;
+use super::spikes::{self, SpikeGuard, Verdict};
+use super::step::{Computation, Figures, Objective, ReferencePair, StepExample, compute_across};
+use super::together::Together;
+use crate::dist::{CollectiveError, Group};
 use crate::model::directory::{self, DirectoryError};
-use crate::optim::{AdamW, AdamWSettings, Schedule};
+use crate::model::{Decoder, adapter};
+use crate::optim::{AdamW, Schedule};
+use crate::process;
 
 /// Why a run ended without a model.
 #[derive(Debug, Error)]
@@ -44,6 +49,19 @@ pub enum RunError {
     /// Progress could not be reported.
     #[error("progress cannot be reported")]
     Sink(#[source] std::io::Error),
+    /// Another process could not be reached.
+    #[error("the processes of the run cannot work together")]
+    Collective(#[from] CollectiveError),
+    /// Too many steps in a row had a gradient out of proportion.
+    #[error(
+        "step {step}: the gradient norm was above spikeFactor times its median for {} steps in a row; the newest checkpoint \
+         is from before. Lower learningRate, raise spikeFactor, or look for unusual rows among the data",
+        spikes::IN_A_ROW_MAX
+    )]
+    Spikes {
+        /// Index of the step, from 1.
+        step: usize,
+    },
     /// The loss or the gradient is not a number.
     #[error(
         "step {step}: the {what} is not finite; the newest checkpoint is from before. Lower learningRate, or look for \
@@ -60,7 +78,8 @@ pub enum RunError {
 impl RunError {
     /// True when the same inputs will fail the same way: a person has to change them.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::Settings(_) | Self::Model(_) | Self::Data(_) | Self::Diverged { .. })
+        matches!(self, Self::Settings(_) | Self::Model(_) | Self::Data(_))
+            || matches!(self, Self::Diverged { .. } | Self::Spikes { .. })
     }
 }
 
@@ -77,6 +96,16 @@ pub struct RunSummary {
 
 /// Runs a stage to its end, continuing from the newest checkpoint in the output folder.
 pub fn run(config: &TrainConfig, sink: &mut dyn ArtifactSink) -> Result<RunSummary, RunError> {
+    run_in(&Group::alone(), config, sink)
+}
+
+/// As [`run`], together with the other processes of a group. All of them read model and data; process 0 alone reads and
+/// writes checkpoints, reports, and writes the model, so only its output folder counts.
+pub fn run_in(
+    group: &Group,
+    config: &TrainConfig,
+    sink: &mut dyn ArtifactSink,
+) -> Result<RunSummary, RunError> {
     config.settings.check()?;
     let tokenizer_folder = config.tokenizer.as_ref().unwrap_or(&config.model);
     let model_config = directory::read_config(&config.model)?;
@@ -87,21 +116,34 @@ pub fn run(config: &TrainConfig, sink: &mut dyn ArtifactSink) -> Result<RunSumma
     let data = data::load(config, &encoder)?;
     let inputs = input_digests(config, tokenizer_folder, &data)?;
     let target = config.output.join("model");
-    if let Some(manifest) = export::read_manifest(&target)
-        && manifest.inputs == inputs
-    {
+    if let Some(manifest) = finished(group, &target, &inputs)? {
         return Ok(RunSummary { model: target, manifest, already_complete: true });
+    }
+    let mut weights = directory::read_weights(&config.model, &model_config)?;
+    if let Some(lora) = config.settings.lora {
+        adapter::attach(&model_config, &mut weights, lora, config.settings.seed);
     }
     let report = serde_json::to_value(&data.report).unwrap_or(Value::Null);
     sink.log(&record("data", report)).map_err(RunError::Sink)?;
-    let weights = directory::read_weights(&config.model, &model_config)?;
     let model = Decoder::trainable(model_config, weights);
-    let mut training = Training::start(config, &data, model, &inputs, sink)?;
+    let together = Together::new(group, config.settings.sharding, &model);
+    let mut training = Training::start(config, &data, model, &together, &inputs, sink)?;
     training.run_steps(sink)?;
     let manifest = training.export(&target, tokenizer_folder, inputs)?;
     sink.log(&record("finished", json!({"step": manifest.step, "steps": manifest.steps})))
         .map_err(RunError::Sink)?;
     Ok(RunSummary { model: target, manifest, already_complete: false })
+}
+
+/// The manifest of the finished model, if process 0 has it.
+fn finished(
+    group: &Group,
+    target: &Path,
+    inputs: &BTreeMap<String, Digest>,
+) -> Result<Option<ModelFolderManifest>, CollectiveError> {
+    let manifest = export::read_manifest(target).filter(|manifest| manifest.inputs == *inputs);
+    let bytes = group.broadcast_bytes(serde_json::to_vec(&manifest).unwrap_or_default())?;
+    Ok(serde_json::from_slice(&bytes).unwrap_or(None))
 }
 
 fn chat_format(
@@ -115,37 +157,11 @@ fn chat_format(
     }
 }
 
-/// Digests of everything that the result depends on; `run` is over all the others.
-fn input_digests(
-    config: &TrainConfig,
-    tokenizer_folder: &Path,
-    data: &Data,
-) -> Result<BTreeMap<String, Digest>, RunError> {
-    let mut digests = data.digests.clone();
-    digests.insert("model/config.json".to_owned(), digest_file(&config.model.join("config.json"))?);
-    for file in directory::weight_files(&config.model)? {
-        digests.insert(format!("model/{file}"), digest_file(&config.model.join(&file))?);
-    }
-    for name in ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.jinja"]
-    {
-        let path = tokenizer_folder.join(name);
-        if path.exists() {
-            digests.insert(format!("tokenizer/{name}"), digest_file(&path)?);
-        }
-    }
-    // The number of threads is the machine's business; the sums it may reorder are far below what a setting changes.
-    let settings = StageSettings { threads: 0, ..config.settings.clone() };
-    let text = serde_json::to_vec(&settings).unwrap_or_default();
-    digests.insert("settings".to_owned(), Digest::of_bytes(&text));
-    let all = serde_json::to_vec(&digests).unwrap_or_default();
-    digests.insert("run".to_owned(), Digest::of_bytes(&all));
-    Ok(digests)
-}
-
 /// A run in progress.
 struct Training<'run> {
     settings: &'run StageSettings,
     data: &'run Data,
+    together: &'run Together<'run>,
     references: [Vec<ReferencePair>; 2],
     /// Example indices of every step of the run.
     steps: Vec<Vec<usize>>,
@@ -165,6 +181,7 @@ impl<'run> Training<'run> {
         config: &'run TrainConfig,
         data: &'run Data,
         mut model: Decoder,
+        together: &'run Together<'run>,
         inputs: &BTreeMap<String, Digest>,
         sink: &mut dyn ArtifactSink,
     ) -> Result<Self, RunError> {
@@ -172,18 +189,18 @@ impl<'run> Training<'run> {
         let (steps, epoch_ends) = plan(settings, &data.train);
         let run_digest = inputs.get("run").cloned().unwrap_or_else(|| Digest::of_bytes(b""));
         let checkpoints = Checkpoints::open(config.output.join("checkpoints"))?;
-        let computation = Computation::of(settings);
-        let references = references(config, data, &model, &computation, &run_digest)?;
-        let mut optimizer = AdamW::new(adamw(settings), &model.weights);
+        let computation = together.computation(settings);
+        let references = references(config, data, &model, together, &computation, &run_digest)?;
+        let mut optimizer = together.optimizer(adamw(settings), &model);
         let mut torn = Vec::new();
-        let found = checkpoints.newest(&run_digest, &mut torn)?;
+        let found = together.newest(&checkpoints, &run_digest, &mut torn)?;
         for path in torn {
             let folder = path.display().to_string();
             sink.log(&record("checkpointSkipped", json!({"folder": folder}))).map_err(RunError::Sink)?;
         }
         let state = match found {
             Some(state) => {
-                checkpoints.load(&state, &mut model, &mut optimizer)?;
+                together.load(&checkpoints, &state, &mut model, &mut optimizer)?;
                 sink.log(&record("resumed", json!({"step": state.step}))).map_err(RunError::Sink)?;
                 state
             }
@@ -193,11 +210,13 @@ impl<'run> Training<'run> {
                 optimizer_steps: 0,
                 best: None,
                 totals: Totals::default(),
+                spikes: SpikeGuard::default(),
             },
         };
         Ok(Self {
             settings,
             data,
+            together,
             references,
             schedule: schedule(settings, steps.len()),
             steps,
@@ -221,8 +240,11 @@ impl<'run> Training<'run> {
             }
             let due = self.settings.checkpoint_steps.is_some_and(|every| done.is_multiple_of(every));
             if epoch_ended || due {
-                let folder = self.checkpoints.save(&self.state, &self.model, &self.optimizer)?;
-                sink.checkpoint(done, &folder).map_err(RunError::Sink)?;
+                let saved =
+                    self.together.save(&self.checkpoints, &self.state, &self.model, &self.optimizer)?;
+                if let Some(folder) = saved {
+                    sink.checkpoint(done, &folder).map_err(RunError::Sink)?;
+                }
             }
         }
         Ok(())
@@ -235,21 +257,42 @@ impl<'run> Training<'run> {
         let chosen = self.steps.get(index).map(Vec::as_slice).unwrap_or_default();
         let mut examples = step_examples(&self.data.train, train_references, chosen.iter().copied());
         examples.extend(self.anchors(index));
-        self.model.weights.zero_gradients();
-        let figures = compute(&self.model, &examples, &self.objective, &self.computation, true);
+        self.together.zero_gradients(&self.model);
+        let figures = self.compute(&examples, &self.objective, true)?;
         if !figures.loss.is_finite() {
             return Err(RunError::Diverged { step: index + 1, what: "loss" });
         }
         let rate = self.schedule.rate(index);
-        let norm = self.optimizer.step(&self.model.weights, rate, self.settings.max_gradient_norm);
+        let norm = self.together.gradient_norm(&self.model)?;
         if !norm.is_finite() {
             return Err(RunError::Diverged { step: index + 1, what: "gradient" });
+        }
+        match self.state.spikes.judge(norm, self.settings.spike_factor) {
+            Verdict::Apply => {
+                let slots = self.together.slots(&self.model);
+                self.optimizer.update(slots, norm, rate, self.settings.max_gradient_norm);
+            }
+            Verdict::Skip => {
+                let members = json!({"step": index + 1, "gradientNorm": norm});
+                sink.log(&record("spikeSkipped", members)).map_err(RunError::Sink)?;
+            }
+            Verdict::GiveUp => return Err(RunError::Spikes { step: index + 1 }),
         }
         self.state.step = index + 1;
         self.state.optimizer_steps = self.optimizer.steps();
         self.state.totals.add(&figures, index == 0);
         let seconds = started.elapsed().as_secs_f64();
         self.report_step(&figures, rate, norm, seconds, sink)
+    }
+
+    fn compute(
+        &self,
+        examples: &[StepExample<'_>],
+        objective: &Objective,
+        gradients: bool,
+    ) -> Result<Figures, CollectiveError> {
+        let place = self.together.place();
+        compute_across(&place, &self.model, examples, objective, &self.computation, gradients)
     }
 
     /// The anchor examples of a step: a seeded order, walked through step after step, shuffled anew when it is used up.
@@ -283,7 +326,7 @@ impl<'run> Training<'run> {
         order.sort_by_key(|index| (validation.tasks.get(*index), *index));
         let examples = step_examples(validation, references, order.into_iter());
         let objective = Objective { trajectory_weight: 1.0, ..self.objective };
-        let figures = compute(&self.model, &examples, &objective, &self.computation, false);
+        let figures = self.compute(&examples, &objective, false)?;
         if !figures.loss.is_finite() {
             return Err(RunError::Diverged { step: self.state.step, what: "validation loss" });
         }
@@ -313,7 +356,9 @@ impl<'run> Training<'run> {
         let mut members = json!({
             "step": self.state.step, "loss": figures.loss, "learningRate": rate, "gradientNorm": norm,
             "rows": figures.rows, "linearRows": figures.linear_rows, "examples": figures.trajectories + figures.pairs,
-            "seconds": seconds,
+            "seconds": seconds, "tokensPerSecond": tokens_per_second, "peakMemoryBytes": process::peak_rss_bytes(),
+            // Six operations per parameter and row: two forward, four backward. Attention's own are left out.
+            "flopsPerSecond": 6.0 * self.model.config.parameters() as f64 * tokens_per_second,
         });
         if let Some(object) = members.as_object_mut() {
             object.extend(pairs.iter().map(|(name, value)| (name.clone(), json!(value))));
@@ -332,15 +377,13 @@ impl<'run> Training<'run> {
     }
 
     fn export(
-        mut self,
+        self,
         target: &Path,
         tokenizer_folder: &Path,
         inputs: BTreeMap<String, Digest>,
     ) -> Result<ModelFolderManifest, RunError> {
         let step = self.state.best.as_ref().map_or(self.state.step, |best| best.step);
-        if step != self.state.step {
-            self.checkpoints.load_weights(step, &mut self.model)?;
-        }
+        let weights = self.together.weights_after(&self.checkpoints, step, self.state.step, &self.model)?;
         let totals = self.state.totals;
         let mut metrics: BTreeMap<String, Value> = BTreeMap::from([
             ("rows".to_owned(), json!(totals.rows)),
@@ -354,7 +397,19 @@ impl<'run> Training<'run> {
             metrics.extend(best.figures.iter().map(|(name, value)| (name.clone(), json!(value))));
         }
         let provenance = Provenance { inputs, step, steps: self.state.step, metrics };
-        Ok(export::write_model(target, &self.model, tokenizer_folder, self.settings.save_type, provenance)?)
+        let Some(weights) = weights else {
+            let nothing = || self.together.place().group.error("write a model", "rank 0 has none".to_owned());
+            return Ok(self.together.agree(None)?.ok_or_else(nothing)?);
+        };
+        if let Some(lora) = self.settings.lora {
+            let folder = target.with_file_name("adapter");
+            export::write_adapter(&folder, &self.model, lora, tokenizer_folder)?;
+        }
+        let model = Decoder { config: self.model.config.clone(), weights };
+        let save_type = self.settings.save_type;
+        let manifest = export::write_model(target, &model, tokenizer_folder, save_type, provenance)?;
+        self.together.agree(Some(manifest.clone()))?;
+        Ok(manifest)
     }
 }
 
@@ -369,61 +424,11 @@ impl Totals {
     }
 }
 
-/// The steps of all epochs, and after how many steps each epoch ends. A run that is cut short by `maxSteps` ends an epoch
-/// there, so that it is evaluated.
-fn plan(settings: &StageSettings, train: &ExampleSet) -> (Vec<Vec<usize>>, Vec<usize>) {
-    let limit = settings.max_steps.unwrap_or(usize::MAX);
-    let tasks: Vec<&str> = train.tasks.iter().map(String::as_str).collect();
-    let (mut steps, mut ends) = (Vec::new(), Vec::new());
-    for epoch in 0..settings.max_epochs {
-        if steps.len() >= limit {
-            break;
-        }
-        let epoch = epoch as u64;
-        steps.extend(epoch_steps(
-            settings.seed,
-            epoch,
-            &train.lengths,
-            &tasks,
-            settings.grouping,
-            settings.batch,
-        ));
-        steps.truncate(limit);
-        ends.push(steps.len());
-    }
-    (steps, ends)
-}
-
-fn schedule(settings: &StageSettings, total_steps: usize) -> Schedule {
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a step count is a small non-negative number"
-    )]
-    let warmup_steps = (settings.warmup_ratio * total_steps as f64).ceil() as usize;
-    Schedule {
-        kind: settings.schedule,
-        peak: settings.peak_rate(),
-        floor_share: settings.floor_share,
-        warmup_steps,
-        total_steps,
-    }
-}
-
-fn adamw(settings: &StageSettings) -> AdamWSettings {
-    AdamWSettings {
-        beta1: settings.adam_beta1,
-        beta2: settings.adam_beta2,
-        epsilon: settings.adam_epsilon,
-        weight_decay: settings.weight_decay,
-    }
-}
-
 fn references(
     config: &TrainConfig,
     data: &Data,
     model: &Decoder,
+    together: &Together<'_>,
     computation: &Computation,
     run_digest: &Digest,
 ) -> Result<[Vec<ReferencePair>; 2], RunError> {
@@ -432,11 +437,15 @@ fn references(
     }
     let path = config.output.join("reference.json");
     let counts = [data.train.examples.len(), data.validation.examples.len()];
-    if let Some(stored) = reference::read(&path, run_digest, counts) {
+    let stored = together.agree_references(reference::read(&path, run_digest, counts))?;
+    if let Some(stored) = stored {
         return Ok(stored);
     }
-    let computed = reference::compute(model, [&data.train, &data.validation], computation);
-    reference::write(&path, run_digest, &computed)?;
+    let sets = [&data.train, &data.validation];
+    let computed = reference::compute(&together.place(), model, sets, computation)?;
+    if together.leads() {
+        reference::write(&path, run_digest, &computed)?;
+    }
     Ok(computed)
 }
 

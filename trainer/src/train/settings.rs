@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::loss::dpo::PreferenceLoss;
 use crate::loss::sft::Reduction;
 use crate::model::Recompute;
+use crate::model::adapter::Lora;
 use crate::model::tensors::SaveType;
 use crate::optim::ScheduleKind;
 
@@ -63,6 +64,17 @@ pub enum ChatFormatChoice {
     Auto,
     /// ChatML whatever the model brings.
     Chatml,
+}
+
+/// What every process of a run holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Sharding {
+    /// The whole model; the examples of a step are divided.
+    #[default]
+    Nothing,
+    /// A part of parameters, gradients and optimiser state too. Layers are recomputed.
+    Everything,
 }
 
 /// SFT examples that are mixed into every DPO step.
@@ -175,6 +187,19 @@ pub struct StageSettings {
     /// CPU threads of one operation; 0 takes the number of cores, at most 8.
     #[serde(default)]
     pub threads: usize,
+    /// What every process holds when there are several.
+    #[serde(default)]
+    pub sharding: Sharding,
+    /// Train low-rank adapters instead of all weights. The model that comes out has them merged; they are also written in
+    /// PEFT's layout.
+    #[serde(default)]
+    pub lora: Option<Lora>,
+    /// Steps whose gradient norm exceeds this multiple of the median of the last steps are not applied; by default all are.
+    #[serde(default, deserialize_with = "decimal::optional_number")]
+    pub spike_factor: Option<f64>,
+    /// Seconds that one process waits for another before it gives up.
+    #[serde(default = "defaults::timeout")]
+    pub collective_timeout_seconds: u64,
 }
 
 mod defaults {
@@ -216,6 +241,9 @@ mod defaults {
     pub fn save_type() -> SaveType {
         SaveType::F32
     }
+    pub fn timeout() -> u64 {
+        600
+    }
 }
 
 impl StageSettings {
@@ -254,6 +282,10 @@ impl StageSettings {
             checkpoint_steps: None,
             save_type: defaults::save_type(),
             threads: 0,
+            sharding: Sharding::default(),
+            lora: None,
+            spike_factor: None,
+            collective_timeout_seconds: defaults::timeout(),
         }
     }
 
@@ -282,6 +314,19 @@ impl StageSettings {
             (batch_field, "at least 1", batch_size >= 1),
             ("microbatchTokens", "at least 1", self.microbatch_tokens >= 1),
             ("learningRate", "above 0", positive(self.peak_rate())),
+            ("lora.rank", "at least 1", self.lora.is_none_or(|lora| lora.rank >= 1)),
+            ("lora.alpha", "above 0", self.lora.is_none_or(|lora| positive(lora.alpha))),
+            (
+                "sharding",
+                "nothing when lora is set: adapters leave nothing worth dividing",
+                self.lora.is_none() || self.sharding == Sharding::Nothing,
+            ),
+            ("spikeFactor", "above 1", self.spike_factor.is_none_or(|factor| factor > 1.0)),
+            (
+                "collectiveTimeoutSeconds",
+                "between 1 and 86400",
+                (1..=86_400).contains(&self.collective_timeout_seconds),
+            ),
             ("warmupRatio", "at least 0 and below 1", share(self.warmup_ratio)),
             ("floorShare", "at least 0 and below 1", share(self.floor_share)),
             ("adamBeta1", "at least 0 and below 1", share(self.adam_beta1)),

@@ -5,10 +5,11 @@ use sealign_batch::{Layout, PackedBatch, SequenceInput};
 
 use super::data::Example;
 use super::settings::{Stage, StageSettings};
+use crate::dist::{CollectiveError, Group, Shards};
 use crate::loss::dpo::{Preference, Side};
 use crate::loss::sft::Reduction;
 use crate::loss::{sequence_log_probs, sequence_weights, spread};
-use crate::model::decoder::Inputs;
+use crate::model::decoder::{Inputs, Residence, Resident};
 use crate::model::{Decoder, Recompute};
 
 /// How a step is computed.
@@ -108,6 +109,15 @@ impl Objective {
     }
 }
 
+/// The processes that compute a step together, and where the parameters are.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'run> {
+    /// All processes of the run.
+    pub group: &'run Group,
+    /// The parameters in parts; `None` when every process holds them whole.
+    pub shards: Option<&'run Shards<'run>>,
+}
+
 /// Losses of the examples; with `gradients` also adds the gradients of the total loss to the parameters.
 pub fn compute(
     model: &Decoder,
@@ -116,52 +126,258 @@ pub fn compute(
     computation: &Computation,
     gradients: bool,
 ) -> Figures {
-    let scale = Scale::of(examples, objective);
-    let lengths: Vec<usize> = examples.iter().map(|example| example.example.tokens()).collect();
+    let pass = StepPass { model, objective, computation, scale: Scale::of(examples, objective), gradients };
     let order: Vec<usize> = (0..examples.len()).collect();
-    let mut figures = Figures::default();
-    for group in fill(&order, &lengths, StepSize::Tokens(computation.microbatch_tokens)) {
-        let members: Vec<&StepExample<'_>> = group.iter().filter_map(|index| examples.get(*index)).collect();
-        let batch = pack(members.iter().map(|member| member.example), computation.layout);
-        if batch.targets.is_empty() {
-            continue;
-        }
-        figures.rows += batch.rows();
-        figures.linear_rows += batch.linear_rows;
-        let inputs = Inputs::new(&model.config, &batch);
-        if gradients {
-            let pass = model.forward(inputs, computation.recompute);
-            let head = model.head_forward(&pass.hidden_TC, &batch.targets, true);
-            let derivatives = add_losses(&batch, &head.log_probs, &members, objective, &scale, &mut figures);
-            let grad = model.head_backward(&head, &spread(&batch, &derivatives), &pass.hidden_TC);
-            model.backward(pass, grad);
-        } else {
-            let hidden = model.infer(&inputs);
-            let head = model.head_forward(&hidden, &batch.targets, false);
-            add_losses(&batch, &head.log_probs, &members, objective, &scale, &mut figures);
-        }
+    let groups = fill(&order, &lengths(examples), StepSize::Tokens(computation.microbatch_tokens));
+    let count = groups.len();
+    let Ok(figures) = pass.accumulate(examples, groups, count, &Resident);
+    figures.total(&pass.scale)
+}
+
+/// As [`compute`], with the examples divided among the processes of a group. Every process gets the sums; the gradients are
+/// summed too, in the parameters' own `grad` or in the shards' parts.
+pub fn compute_across(
+    place: &Place<'_>,
+    model: &Decoder,
+    examples: &[StepExample<'_>],
+    objective: &Objective,
+    computation: &Computation,
+    gradients: bool,
+) -> Result<Figures, CollectiveError> {
+    if place.group.size() == 1 {
+        return Ok(compute(model, examples, objective, computation, gradients));
     }
-    figures.loss = figures.trajectory_nll * scale.per_trajectory_weight + figures.pair_loss * scale.per_pair;
-    figures
+    let pass = StepPass { model, objective, computation, scale: Scale::of(examples, objective), gradients };
+    let (groups, count) = own_groups(place.group, &lengths(examples), computation);
+    let mut figures = if let Some(shards) = place.shards {
+        pass.accumulate(examples, groups, count, shards)?
+    } else {
+        let Ok(figures) = pass.accumulate(examples, groups, count, &Resident);
+        if gradients {
+            for (_, tensor) in model.weights.trained() {
+                place.group.sum(&tensor.grad())?;
+            }
+        }
+        figures
+    };
+    figures.sum_over(place.group)?;
+    Ok(figures.total(&pass.scale))
 }
 
 /// Log-probability of every sequence of the examples, in order; two per pair.
 pub fn log_probs(model: &Decoder, examples: &[&Example], computation: &Computation) -> Vec<f64> {
     let lengths: Vec<usize> = examples.iter().map(|example| example.tokens()).collect();
     let order: Vec<usize> = (0..examples.len()).collect();
-    let mut all = Vec::new();
-    for group in fill(&order, &lengths, StepSize::Tokens(computation.microbatch_tokens)) {
+    let groups = fill(&order, &lengths, StepSize::Tokens(computation.microbatch_tokens));
+    let count = groups.len();
+    let Ok(all) = log_probs_of(model, examples, computation, groups, count, &Resident);
+    all
+}
+
+/// As [`log_probs`], with the examples divided among the processes of a group; every process gets all.
+pub fn log_probs_across(
+    place: &Place<'_>,
+    model: &Decoder,
+    examples: &[&Example],
+    computation: &Computation,
+) -> Result<Vec<f64>, CollectiveError> {
+    if place.group.size() == 1 {
+        return Ok(log_probs(model, examples, computation));
+    }
+    let lengths: Vec<usize> = examples.iter().map(|example| example.tokens()).collect();
+    let (groups, count) = own_groups(place.group, &lengths, computation);
+    let mut all = if let Some(shards) = place.shards {
+        log_probs_of(model, examples, computation, groups, count, shards)?
+    } else {
+        let Ok(all) = log_probs_of(model, examples, computation, groups, count, &Resident);
+        all
+    };
+    place.group.sum_numbers(&mut all)?;
+    Ok(all)
+}
+
+/// Log-probabilities of the sequences of the grouped examples at their places among all; zeros elsewhere.
+fn log_probs_of<R: Residence>(
+    model: &Decoder,
+    examples: &[&Example],
+    computation: &Computation,
+    groups: Vec<Vec<usize>>,
+    count: usize,
+    residence: &R,
+) -> Result<Vec<f64>, R::Error> {
+    let mut starts = Vec::with_capacity(examples.len());
+    let mut sequences = 0;
+    for example in examples {
+        starts.push(sequences);
+        sequences += example.sequences().count();
+    }
+    let mut all = vec![0.0; sequences];
+    let mut groups = groups.into_iter();
+    for _ in 0..count {
+        let group = groups.next().unwrap_or_default();
         let members = group.iter().filter_map(|index| examples.get(*index)).copied();
         let batch = pack(members, computation.layout);
         if batch.targets.is_empty() {
-            all.extend(vec![0.0; batch.sequences]);
+            residence.idle(false)?;
             continue;
         }
-        let hidden = model.infer(&Inputs::new(&model.config, &batch));
+        residence.enter_root(false)?;
+        let hidden = model.infer_in(residence, &Inputs::new(&model.config, &batch))?;
         let head = model.head_forward(&hidden, &batch.targets, false);
-        all.extend(sequence_log_probs(&batch, &head.log_probs));
+        residence.leave_root()?;
+        let mut sums = sequence_log_probs(&batch, &head.log_probs).into_iter();
+        for index in group {
+            let (Some(start), Some(example)) = (starts.get(index), examples.get(index)) else { continue };
+            for (place, sum) in (*start..).zip(sums.by_ref().take(example.sequences().count())) {
+                all.get_mut(place).into_iter().for_each(|slot| *slot = sum);
+            }
+        }
     }
-    all
+    Ok(all)
+}
+
+fn lengths(examples: &[StepExample<'_>]) -> Vec<usize> {
+    examples.iter().map(|example| example.example.tokens()).collect()
+}
+
+/// This process's microbatches, and how many the process with the most has: with divided parameters all take part in each.
+///
+/// Every process knows all lengths, so the division needs no communication. Shares are runs of consecutive examples of about
+/// equally many tokens: examples of one task that lie together stay together, where they share prefixes.
+fn own_groups(group: &Group, lengths: &[usize], computation: &Computation) -> (Vec<Vec<usize>>, usize) {
+    let size = StepSize::Tokens(computation.microbatch_tokens);
+    let mut every = divide(lengths, group.size()).into_iter().map(|share| fill(&share, lengths, size));
+    let mut own = Vec::new();
+    let mut count = 0;
+    for rank in 0..group.size() {
+        let groups = every.next().unwrap_or_default();
+        count = count.max(groups.len());
+        if rank == group.rank() {
+            own = groups;
+        }
+    }
+    (own, count)
+}
+
+/// Cuts `0..lengths.len()` into `parts` runs of about equal sums; a run may be empty.
+fn divide(lengths: &[usize], parts: usize) -> Vec<Vec<usize>> {
+    let total: usize = lengths.iter().sum();
+    let mut shares = vec![Vec::new(); parts];
+    let mut before = 0;
+    for (index, length) in lengths.iter().enumerate() {
+        // The part in which the middle of this example falls.
+        let part = (2 * before + length) * parts / (2 * total).max(1);
+        shares.get_mut(part.min(parts.saturating_sub(1))).into_iter().for_each(|share| share.push(index));
+        before += length;
+    }
+    shares
+}
+
+/// What is the same for all microbatches of a step.
+struct StepPass<'run> {
+    model: &'run Decoder,
+    objective: &'run Objective,
+    computation: &'run Computation,
+    scale: Scale,
+    gradients: bool,
+}
+
+impl StepPass<'_> {
+    /// Computes the microbatches; idles where the group needs more of them than there are.
+    fn accumulate<R: Residence>(
+        &self,
+        examples: &[StepExample<'_>],
+        groups: Vec<Vec<usize>>,
+        count: usize,
+        residence: &R,
+    ) -> Result<Figures, R::Error> {
+        let mut figures = Figures::default();
+        let mut groups = groups.into_iter();
+        for _ in 0..count {
+            let group = groups.next().unwrap_or_default();
+            let members: Vec<&StepExample<'_>> =
+                group.iter().filter_map(|index| examples.get(*index)).collect();
+            let batch = pack(members.iter().map(|member| member.example), self.computation.layout);
+            if batch.targets.is_empty() {
+                residence.idle(self.gradients)?;
+            } else {
+                self.microbatch(&batch, &members, residence, &mut figures)?;
+            }
+        }
+        Ok(figures)
+    }
+
+    fn microbatch<R: Residence>(
+        &self,
+        batch: &PackedBatch,
+        members: &[&StepExample<'_>],
+        residence: &R,
+        figures: &mut Figures,
+    ) -> Result<(), R::Error> {
+        let Self { model, objective, computation, scale, gradients } = self;
+        figures.rows += batch.rows();
+        figures.linear_rows += batch.linear_rows;
+        residence.enter_root(*gradients)?;
+        let inputs = Inputs::new(&model.config, batch);
+        if *gradients {
+            let pass = model.forward_in(residence, inputs, computation.recompute)?;
+            let head = model.head_forward(&pass.hidden_TC, &batch.targets, true);
+            let derivatives = add_losses(batch, &head.log_probs, members, objective, scale, figures);
+            let grad = model.head_backward(&head, &spread(batch, &derivatives), &pass.hidden_TC);
+            model.backward_in(residence, pass, grad)?;
+        } else {
+            let hidden = model.infer_in(residence, &inputs)?;
+            let head = model.head_forward(&hidden, &batch.targets, false);
+            add_losses(batch, &head.log_probs, members, objective, scale, figures);
+        }
+        residence.leave_root()
+    }
+}
+
+impl Figures {
+    /// Adds the other processes' figures.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts stay far below 2^53 and are not negative"
+    )]
+    fn sum_over(&mut self, group: &Group) -> Result<(), CollectiveError> {
+        let mut numbers = [
+            self.trajectory_nll,
+            self.trajectory_tokens,
+            self.pair_loss,
+            self.margin,
+            self.reward_chosen,
+            self.trajectories as f64,
+            self.pairs as f64,
+            self.correct as f64,
+            self.rows as f64,
+            self.linear_rows as f64,
+        ];
+        group.sum_numbers(&mut numbers)?;
+        let [nll, tokens, pair_loss, margin, reward_chosen, trajectories, pairs, correct, rows, linear_rows] =
+            numbers;
+        *self = Self {
+            loss: 0.0,
+            trajectory_nll: nll,
+            trajectory_tokens: tokens,
+            trajectories: trajectories as usize,
+            pair_loss,
+            pairs: pairs as usize,
+            margin,
+            reward_chosen,
+            correct: correct as usize,
+            rows: rows as usize,
+            linear_rows: linear_rows as usize,
+        };
+        Ok(())
+    }
+
+    fn total(self, scale: &Scale) -> Self {
+        let loss = self.trajectory_nll * scale.per_trajectory_weight + self.pair_loss * scale.per_pair;
+        Self { loss, ..self }
+    }
 }
 
 fn pack<'data>(examples: impl Iterator<Item = &'data Example>, layout: Layout) -> PackedBatch {
@@ -243,4 +459,19 @@ fn add_losses(
         }
     }
     derivatives
+}
+
+#[cfg(test)]
+mod tests {
+    use super::divide;
+
+    #[test]
+    fn shares_are_runs_of_about_equal_tokens_and_lose_nothing() {
+        assert_eq!(divide(&[5, 5, 5, 5], 2), [vec![0, 1], vec![2, 3]]);
+        assert_eq!(divide(&[12, 3, 3, 3, 3], 2), [vec![0], vec![1, 2, 3, 4]]);
+        assert_eq!(divide(&[7], 3), [vec![], vec![0], vec![]]);
+        assert_eq!(divide(&[], 2), [Vec::<usize>::new(), vec![]]);
+        let shares = divide(&[9, 1, 4, 8, 2, 2, 7, 3], 4);
+        assert_eq!(shares.concat(), (0..8).collect::<Vec<_>>());
+    }
 }
