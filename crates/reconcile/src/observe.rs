@@ -30,7 +30,13 @@ const REMEMBERED_KEYS_MAX: usize = 200_000;
 #[derive(Debug, Default)]
 pub struct Memory(Mutex<Remembered>);
 
-#[derive(Debug, Default)]
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        Self(Mutex::new(self.lock().clone()))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
 struct Remembered {
     documents: BTreeMap<String, Bytes>,
     bytes: usize,

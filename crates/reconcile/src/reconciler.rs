@@ -94,6 +94,22 @@ impl Reconciler {
         self
     }
 
+    /// A reconciler that knows what this one knows, over other ports: a simulation goes on from one moment in many ways.
+    #[must_use]
+    pub fn fork(&self, cluster: Arc<dyn Cluster>, artifacts: Arc<dyn Artifacts>, clock: Clock) -> Self {
+        Self {
+            cluster,
+            artifacts,
+            clock,
+            installation: self.installation.clone(),
+            settings: self.settings,
+            events: self.events.clone(),
+            crash_points: self.crash_points.clone(),
+            memory: self.memory.clone(),
+            objects: Mutex::new(self.objects().clone()),
+        }
+    }
+
     /// The cluster.
     pub fn cluster(&self) -> &Arc<dyn Cluster> {
         &self.cluster

@@ -1,6 +1,8 @@
 //! Both ports, with one call of one of them going wrong as planned.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -8,11 +10,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kube::core::DynamicObject;
-use sealign_local::objects::{ObjectKey, Objects};
+use sealign_local::objects::ObjectKey;
 use sealign_reconcile::port::{Cluster, ClusterError, Kind};
 use sealign_storage::faulty::CRASHED;
 use sealign_storage::{ArtifactStore, CreateOutcome, StoreError};
 use serde_json::Value;
+
+use super::cluster::Snapshot;
 
 /// What goes wrong at one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +53,13 @@ impl Fault {
         Self::Hang,
         Self::Stale,
     ];
-    pub const CRASHES: [Self; 2] = [Self::CrashBefore, Self::CrashAfter];
+
+    pub fn crashes(self) -> bool {
+        matches!(self, Self::CrashBefore | Self::CrashAfter)
+    }
 
     fn applies(self) -> bool {
         matches!(self, Self::CrashAfter | Self::TimeoutApplied | Self::ResetApplied)
-    }
-
-    fn crashes(self) -> bool {
-        matches!(self, Self::CrashBefore | Self::CrashAfter)
     }
 
     fn cluster_error(self) -> ClusterError {
@@ -81,6 +84,15 @@ impl Fault {
     }
 }
 
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |fault: &Self| format!("{fault:?}") == text;
+        Self::ALL.into_iter().find(named).ok_or_else(|| format!("`{text}` is no fault"))
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     planned: BTreeMap<usize, Fault>,
@@ -89,6 +101,8 @@ struct State {
     writes: Vec<usize>,
     is_crashed: bool,
     has_struck: bool,
+    /// A digest of every answer so far.
+    view: u64,
 }
 
 /// What is planned and what has been called, shared by both ports.
@@ -127,6 +141,18 @@ impl Plan {
         self.0.lock().unwrap().is_crashed
     }
 
+    /// Equal for two runs that asked the same and were answered the same.
+    pub fn view(&self) -> u64 {
+        self.0.lock().unwrap().view
+    }
+
+    fn saw(&self, answer: impl Hash) {
+        let mut state = self.0.lock().unwrap();
+        let mut hasher = DefaultHasher::new();
+        (state.view, answer).hash(&mut hasher);
+        state.view = hasher.finish();
+    }
+
     /// The next process.
     pub fn restart(&self) {
         self.0.lock().unwrap().is_crashed = false;
@@ -157,7 +183,7 @@ pub struct FaultyCluster {
     pub inner: Arc<dyn Cluster>,
     pub plan: Arc<Plan>,
     /// What stale reads answer.
-    pub past: Arc<Objects>,
+    pub past: Snapshot,
 }
 
 fn dead() -> ClusterError {
@@ -165,12 +191,17 @@ fn dead() -> ClusterError {
     ClusterError::Unavailable(CRASHED.into())
 }
 
+/// What tells one state of an object from another.
+fn identity(object: &DynamicObject) -> (Option<String>, Option<String>) {
+    (object.metadata.uid.clone(), object.metadata.resource_version.clone())
+}
+
 impl FaultyCluster {
     async fn run<T>(
         &self,
         is_write: bool,
         call: impl Future<Output = Result<T, ClusterError>> + Send,
-        stale: impl FnOnce(&Objects) -> Option<T>,
+        stale: impl FnOnce(&Snapshot) -> Option<T>,
     ) -> Result<T, ClusterError> {
         match self.plan.next(is_write) {
             Now::Dead => Err(dead()),
@@ -192,8 +223,10 @@ impl FaultyCluster {
 #[async_trait]
 impl Cluster for FaultyCluster {
     async fn get(&self, kind: Kind, ns: &str, name: &str) -> Result<Option<DynamicObject>, ClusterError> {
-        let stale = |past: &Objects| Some(past.get(&ObjectKey::new(kind, ns, name)).cloned());
-        self.run(false, self.inner.get(kind, ns, name), stale).await
+        let stale = |past: &Snapshot| Some(past.get(&ObjectKey::new(kind, ns, name)).cloned());
+        let found = self.run(false, self.inner.get(kind, ns, name), stale).await;
+        self.plan.saw((kind, name, found.as_ref().ok().map(|object| object.as_ref().map(identity))));
+        found
     }
 
     async fn list(
@@ -202,7 +235,11 @@ impl Cluster for FaultyCluster {
         ns: Option<&str>,
         labels: &BTreeMap<String, String>,
     ) -> Result<Vec<DynamicObject>, ClusterError> {
-        self.run(false, self.inner.list(kind, ns, labels), |past| Some(past.list(kind, ns, labels))).await
+        let stale = |past: &Snapshot| Some(past.list(kind, ns, labels));
+        let found = self.run(false, self.inner.list(kind, ns, labels), stale).await;
+        let listed = found.as_ref().ok().map(|objects| objects.iter().map(identity).collect::<Vec<_>>());
+        self.plan.saw((kind, labels, listed));
+        found
     }
 
     async fn create(&self, kind: Kind, object: &DynamicObject) -> Result<DynamicObject, ClusterError> {
@@ -268,7 +305,9 @@ impl FaultyStore {
 #[async_trait]
 impl ArtifactStore for FaultyStore {
     async fn get_bounded(&self, key: &str, bytes_max: u64) -> Result<Option<Bytes>, StoreError> {
-        self.run(false, key, self.inner.get_bounded(key, bytes_max)).await
+        let found = self.run(false, key, self.inner.get_bounded(key, bytes_max)).await;
+        self.plan.saw((key, found.as_ref().ok()));
+        found
     }
 
     async fn create(&self, key: &str, bytes: Bytes) -> Result<CreateOutcome, StoreError> {
@@ -280,11 +319,15 @@ impl ArtifactStore for FaultyStore {
     }
 
     async fn exists(&self, key: &str) -> Result<bool, StoreError> {
-        self.run(false, key, self.inner.exists(key)).await
+        let found = self.run(false, key, self.inner.exists(key)).await;
+        self.plan.saw((key, found.as_ref().ok()));
+        found
     }
 
     async fn list_names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        self.run(false, prefix, self.inner.list_names(prefix)).await
+        let found = self.run(false, prefix, self.inner.list_names(prefix)).await;
+        self.plan.saw((prefix, found.as_ref().ok()));
+        found
     }
 
     async fn delete_prefix(&self, prefix: &str) -> Result<u64, StoreError> {

@@ -1,23 +1,24 @@
-//! The control plane as a process that may die, and runs of it from a state to the end.
+//! The control plane as a process that may die, and what is asked of it: where a run stands, and what has to be equal at
+//! every end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures::executor::block_on;
 use kube::core::DynamicObject;
-use sealign_local::objects::Objects;
 use sealign_reconcile::port::{Cluster, Kind};
-use sealign_reconcile::{Installation, Reconciler, Settings};
+use sealign_reconcile::{Clock, Installation, Reconciler, Settings};
 use sealign_storage::ArtifactStore;
 use serde_json::Value;
 
-use super::faults::{Fault, FaultyCluster, FaultyStore, Plan};
-use super::world::{State, World};
+use super::cluster::Snapshot;
+use super::faults::{FaultyCluster, FaultyStore, Plan};
+use super::world::World;
 
 pub const NAMESPACE: &str = "demo";
 /// Ticks within which every run has to come to its end: several times what an undisturbed one takes.
-const TICKS_MAX: usize = 200;
+pub const TICKS_MAX: usize = 200;
 /// Ticks after the end in which nothing may be written.
 const QUIET_TICKS: usize = 3;
 
@@ -30,43 +31,65 @@ pub struct Process {
     pub writes: usize,
 }
 
+struct Ports(Arc<dyn Cluster>, Arc<dyn ArtifactStore>, Clock);
+
+fn ports(world: &World, plan: &Arc<Plan>, past: &Snapshot) -> Ports {
+    let (plan, past) = (plan.clone(), past.clone());
+    let sources = world.sources.clone();
+    Ports(
+        Arc::new(FaultyCluster { inner: world.cluster.clone(), plan: plan.clone(), past }),
+        Arc::new(FaultyStore { inner: world.store.clone(), plan }),
+        Arc::new(move || sealign_local::memory::Sources::now(&*sources)),
+    )
+}
+
 impl Process {
-    pub fn start(world: &World, plan: Arc<Plan>, past: &Arc<Objects>) -> Self {
-        let cluster: Arc<dyn Cluster> =
-            Arc::new(FaultyCluster { inner: world.cluster.clone(), plan: plan.clone(), past: past.clone() });
-        let store: Arc<dyn ArtifactStore> =
-            Arc::new(FaultyStore { inner: world.store.clone(), plan: plan.clone() });
-        let sources = world.sources.clone();
-        let clock = Arc::new(move || sealign_local::memory::Sources::now(&*sources));
+    pub fn start(world: &World, plan: Arc<Plan>, past: &Snapshot) -> Self {
+        let Ports(cluster, store, clock) = ports(world, &plan, past);
         let installation = Installation { store_url: "memory://".into(), ..Installation::default() };
         let settings = Settings { seed: world.seed, ..Settings::default() };
         let reconciler = Reconciler::new(cluster, store, installation, settings, clock);
         Self { reconciler, plan, finished: BTreeSet::new(), writes: 0 }
     }
 
-    /// Looks at every object that is not at its end. False when the process died on the way.
-    pub fn pass(&mut self, world: &World) -> bool {
-        for (kind, name) in objects(world) {
-            if self.finished.contains(&(kind, name.clone())) {
-                continue;
-            }
-            let outcome = block_on(self.reconciler.reconcile_once(kind, NAMESPACE, &name));
-            self.writes += outcome.commands + usize::from(outcome.wrote_status);
-            if self.plan.is_crashed() {
-                return false;
-            }
-            if outcome.is_finished {
-                self.finished.insert((kind, name));
-            }
+    /// The same process, with all that it remembers, in another world.
+    pub fn fork(&self, world: &World, plan: Arc<Plan>, past: &Snapshot) -> Self {
+        let Ports(cluster, store, clock) = ports(world, &plan, past);
+        let reconciler = self.reconciler.fork(cluster, store, clock);
+        Self { reconciler, plan, finished: self.finished.clone(), writes: 0 }
+    }
+
+    /// Whether the process looks at an object no more.
+    pub fn skips(&self, kind: Kind, name: &str) -> bool {
+        self.finished.contains(&(kind, name.to_owned()))
+    }
+
+    /// Looks at one object. False when the process died on the way.
+    pub fn look(&mut self, kind: Kind, name: &str) -> bool {
+        let outcome = block_on(self.reconciler.reconcile_once(kind, NAMESPACE, name));
+        self.writes += outcome.commands + usize::from(outcome.wrote_status);
+        if self.plan.is_crashed() {
+            return false;
+        }
+        if outcome.is_finished {
+            self.finished.insert((kind, name.to_owned()));
         }
         true
     }
+
+    /// Looks at every object that is not at its end. False when the process died on the way.
+    pub fn pass(&mut self, world: &World) -> bool {
+        let due = |process: &Self, kind, name: &str| !process.skips(kind, name);
+        objects(world).into_iter().all(|(kind, name)| !due(self, kind, &name) || self.look(kind, &name))
+    }
 }
 
-fn objects(world: &World) -> Vec<(Kind, String)> {
+/// Every object of our kinds.
+pub fn objects(world: &World) -> Vec<(Kind, String)> {
+    let snapshot = world.cluster.snapshot();
     let names = |kind| {
-        let objects = block_on(world.cluster.list(kind, None, &BTreeMap::new())).unwrap();
-        objects.into_iter().map(move |object| (kind, object.metadata.name.unwrap()))
+        let of_kind = snapshot.iter().filter(move |(key, _)| key.kind == kind);
+        of_kind.map(move |(key, _)| (kind, key.name.clone()))
     };
     Kind::OURS.into_iter().flat_map(names).collect()
 }
@@ -81,7 +104,7 @@ pub fn get(world: &World, kind: Kind, name: &str) -> Option<DynamicObject> {
     block_on(world.cluster.get(kind, NAMESPACE, name)).unwrap()
 }
 
-/// Status and reason of a condition.
+/// Status, reason and message of a condition.
 pub fn condition(world: &World, kind: Kind, name: &str, condition: &str) -> (String, String, String) {
     let object = get(world, kind, name).unwrap_or_else(|| panic!("no {kind:?} {name}"));
     let conditions = object.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -99,21 +122,18 @@ pub struct Goal {
 }
 
 impl Goal {
-    fn is_reached(self, world: &World) -> bool {
+    pub fn is_reached(self, world: &World) -> bool {
         condition(world, self.kind, self.name, self.condition).0 == "True"
     }
 }
 
-/// Runs to the goal without faults; the states before each pass.
-pub fn undisturbed(world: &mut World, goal: Goal) -> Vec<State> {
-    let plan = Arc::new(Plan::default());
-    let mut process = Process::start(world, plan, &Arc::default());
-    let mut states = Vec::new();
+/// Runs to the goal without faults.
+pub fn finish(world: &mut World, goal: Goal) {
+    let mut process = Process::start(world, Arc::new(Plan::default()), &Snapshot::default());
     for _ in 0..TICKS_MAX {
-        states.push(world.state());
         assert!(process.pass(world), "nothing was planned to crash");
         if goal.is_reached(world) {
-            return states;
+            return;
         }
         world.tick();
     }
@@ -126,119 +146,21 @@ pub fn stands(world: &World) -> String {
     for (key, object) in world.cluster.snapshot().iter() {
         let status = &object.data["status"];
         let shown = if key.kind == Kind::Job { status["conditions"].clone() } else { status.clone() };
-        writeln!(text, "{:?} {}: {shown}", key.kind, object.metadata.name.as_deref().unwrap_or("")).unwrap();
+        writeln!(text, "{:?} {}: {shown}", key.kind, key.name).unwrap();
     }
     text
 }
 
-/// States that are known to end as they should. Every pass of a disturbed run is made by a process that has just started, so
-/// a run that comes to one of these states has the same future and need not be made again.
-#[derive(Default)]
-pub struct Known(Mutex<BTreeSet<u64>>);
-
-impl Known {
-    fn has(&self, digest: u64) -> bool {
-        self.0.lock().unwrap().contains(&digest)
-    }
-
-    fn add(&self, digests: Vec<u64>) {
-        self.0.lock().unwrap().extend(digests);
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-}
-
-/// How a disturbed run is made.
-pub struct Disturbance<'a> {
-    pub goal: Goal,
-    pub seed: u64,
-    pub ending: &'a Ending,
-    pub peak_max: u32,
-    pub known: &'a Known,
-}
-
-impl Disturbance<'_> {
-    /// Runs from a state to the goal with one fault at one call of the first process, and checks on the way and at the end
-    /// that all is as it should be.
-    pub fn run(&self, state: &State, past: &Arc<Objects>, at: (usize, Fault)) -> Result<(), String> {
-        let mut world = World::of(state, self.seed);
-        let plan = Arc::new(Plan::of(at.0, at.1));
-        let mut process = Process::start(&world, plan.clone(), past);
-        let mut passed = Vec::new();
-        for _ in 0..TICKS_MAX {
-            let survived = process.pass(&world);
-            if !plan.has_struck() {
-                return Err(format!("call {} never came", at.0));
-            }
-            if self.goal.is_reached(&world) {
-                self.check_end(&mut world)?;
-                self.known.add(passed);
-                return Ok(());
-            }
-            world.tick();
-            if world.peak > self.peak_max {
-                return Err(format!("{} sandboxes at once:\n{}", world.peak, stands(&world)));
-            }
-            let finished = if survived { std::mem::take(&mut process.finished) } else { BTreeSet::new() };
-            process = Process::start(&world, Arc::new(Plan::default()), past);
-            process.finished = finished;
-            let digest = world.digest();
-            if self.known.has(digest) {
-                self.known.add(passed);
-                return Ok(());
-            }
-            passed.push(digest);
-        }
-        Err(format!("not reached within {TICKS_MAX} ticks:\n{}", stands(&world)))
-    }
-
-    /// Runs from a state to the goal with many faults at calls of one process, which lives, with all that it remembers, until
-    /// a crash replaces it. A fault may hit the recovery from another.
-    pub fn endure(&self, state: &State, plan: &Arc<Plan>) -> Result<(), String> {
-        let mut world = World::of(state, self.seed);
-        let mut past = Arc::new(world.cluster.snapshot());
-        let mut process = Process::start(&world, plan.clone(), &past);
-        for _ in 0..TICKS_MAX {
-            if !process.pass(&world) {
-                plan.restart();
-                process = Process::start(&world, plan.clone(), &past);
-                past = Arc::new(world.cluster.snapshot());
-            }
-            if self.goal.is_reached(&world) {
-                return self.check_end(&mut world);
-            }
-            world.tick();
-            if world.peak > self.peak_max {
-                return Err(format!("{} sandboxes at once:\n{}", world.peak, stands(&world)));
-            }
-        }
-        Err(format!("not reached within {TICKS_MAX} ticks:\n{}", stands(&world)))
-    }
-
-    fn check_end(&self, world: &mut World) -> Result<(), String> {
-        quiet(world)?;
-        let ending = Ending::of(world);
-        if ending == *self.ending {
-            return Ok(());
-        }
-        let lost: Vec<_> = self.ending.keys.difference(&ending.keys).collect();
-        let gained: Vec<_> = ending.keys.difference(&self.ending.keys).collect();
-        let (wanted, found) = (&self.ending.statuses, &ending.statuses);
-        Err(format!("another ending: lost {lost:?}, gained {gained:?}\nwanted {wanted:#?}\nfound {found:#?}"))
-    }
-}
-
 /// After the end, a new process looks again and again, and writes nothing.
 pub fn quiet(world: &mut World) -> Result<(), String> {
-    let mut process = Process::start(world, Arc::new(Plan::default()), &Arc::default());
+    let start = |world: &World| Process::start(world, Arc::new(Plan::default()), &Snapshot::default());
+    let mut process = start(world);
     // The goal may have been reached before its owner or its servers have heard of it.
     for _ in 0..QUIET_TICKS {
         process.pass(world);
         world.tick();
     }
-    let mut process = Process::start(world, Arc::new(Plan::default()), &Arc::default());
+    let mut process = start(world);
     for _ in 0..QUIET_TICKS {
         process.pass(world);
         world.tick();
@@ -259,7 +181,6 @@ pub struct Ending {
 impl Ending {
     pub fn of(world: &World) -> Self {
         let contents = world.store.contents();
-        assert!(contents.violations.is_empty(), "{:?}", contents.violations);
         let lasting = |key: &&String| {
             !key.contains("/rounds/") && !key.contains("/tries/") && !key.ends_with("progress.json")
         };
@@ -270,8 +191,7 @@ impl Ending {
             .iter()
             .filter(|(key, _)| key.kind != Kind::Job)
             .map(|(key, object)| {
-                let name = object.metadata.name.clone().unwrap_or_default();
-                (format!("{:?} {name}", key.kind), without_times(&object.data["status"]))
+                (format!("{:?} {}", key.kind, key.name), without_times(&object.data["status"]))
             })
             .collect();
         Self { keys, statuses }

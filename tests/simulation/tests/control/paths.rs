@@ -6,20 +6,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::executor::block_on;
 use kube::core::DynamicObject;
-use sealign_local::memory::MemoryCluster;
 use sealign_plan::names;
 use sealign_reconcile::port::{Cluster, Kind};
 use serde_json::{Value, json};
 
+use super::cluster::Snapshot;
 use super::faults::Plan;
-use super::harness::{NAMESPACE, Process, condition, create, get, undisturbed};
+use super::harness::{Goal, NAMESPACE, Process, condition, create, finish, get};
 use super::scenarios::{alignment, campaign, campaign_object, run_object, task_set};
 use super::workers;
 use super::world::World;
 
 /// Lets the world and a process without faults go on for some ticks.
 fn ticks(world: &mut World, count: usize) {
-    let mut process = Process::start(world, Arc::new(Plan::default()), &Arc::default());
+    let mut process = Process::start(world, Arc::new(Plan::default()), &Snapshot::default());
     for _ in 0..count {
         process.pass(world);
         world.tick();
@@ -28,10 +28,9 @@ fn ticks(world: &mut World, count: usize) {
 
 /// Changes an object's spec, as a user would.
 fn edit(world: &World, kind: Kind, name: &str, change: impl FnOnce(&mut Value)) {
-    let cluster: &MemoryCluster = &world.cluster;
     let mut object = get(world, kind, name).unwrap();
     change(&mut object.data["spec"]);
-    cluster.apply(kind, &object).unwrap();
+    world.cluster.update(kind, &object);
 }
 
 fn live_jobs(world: &World) -> Vec<DynamicObject> {
@@ -76,7 +75,7 @@ fn a_pause_deletes_what_runs_and_going_on_repeats_nothing() {
     ticks(&mut world, 3);
     assert_eq!(world.store.contents().objects.len(), before, "nothing happens in a pause");
     edit(&world, goal.kind, goal.name, |spec| spec["suspend"] = json!(false));
-    undisturbed(&mut world, goal);
+    finish(&mut world, goal);
     assert!(world.store.contents().violations.is_empty());
 }
 
@@ -93,7 +92,7 @@ fn a_pause_of_a_run_reaches_the_campaigns_of_its_benchmarks() {
     assert!(message.contains("AlignmentRun `loop`"), "{message}");
     assert!(live_jobs(&world).is_empty());
     edit(&world, goal.kind, goal.name, |spec| spec["suspend"] = json!(false));
-    undisturbed(&mut world, goal);
+    finish(&mut world, goal);
 }
 
 #[test]
@@ -116,12 +115,12 @@ fn a_spent_budget_stops_new_attempts_and_raising_it_goes_on() {
         "no attempt was started"
     );
     edit(&world, Kind::RolloutCampaign, "fifty", |spec| spec["budget"]["tokens"] = json!(2000));
-    let goal = super::Goal { kind: Kind::RolloutCampaign, name: "fifty", condition: "Succeeded" };
+    let goal = Goal { kind: Kind::RolloutCampaign, name: "fifty", condition: "Succeeded" };
     let first = world.store.below(&keys.join("rounds/run")).len();
     ticks(&mut world, 1);
     let rounds = world.store.below(&keys.join("rounds/run")).len();
     assert_eq!(rounds, first + 1, "the runner hears of the new amount in a round of its own");
-    undisturbed(&mut world, goal);
+    finish(&mut world, goal);
     assert_eq!(of_campaign(&world, "BudgetExhausted").0, "False");
 }
 
@@ -162,7 +161,7 @@ fn a_name_that_somebody_else_has_blocks_the_run_until_it_is_free() {
     let other = get(&world, Kind::RolloutCampaign, "loop-rollout-0").unwrap();
     let uid = other.metadata.uid.unwrap();
     block_on(world.cluster.delete(Kind::RolloutCampaign, NAMESPACE, "loop-rollout-0", &uid)).unwrap();
-    world.cluster.collect_garbage().unwrap();
+    world.cluster.collect_garbage();
     ticks(&mut world, 3);
     assert_eq!(of_run(&world).1, "Running");
 }
@@ -224,7 +223,7 @@ fn a_document_that_somebody_broke_is_named_and_nothing_is_lost() {
     }
     let plan = world.store.read(&keys.plan()).unwrap();
     world.store.replace(&keys.plan(), Bytes::from_static(b"{\"tasks\":"));
-    let mut process = Process::start(&world, Arc::new(Plan::default()), &Arc::default());
+    let mut process = Process::start(&world, Arc::new(Plan::default()), &Snapshot::default());
     process.pass(&world);
     let (status, _, message) = of_campaign(&world, "Succeeded");
     assert_eq!(status, "Unknown");
@@ -238,7 +237,7 @@ fn a_document_that_somebody_broke_is_named_and_nothing_is_lost() {
 fn every_step_of_a_run_is_done_and_told() {
     let mut world = World::new(12);
     let goal = alignment(&world);
-    undisturbed(&mut world, goal);
+    finish(&mut world, goal);
     let status = &get(&world, goal.kind, goal.name).unwrap().data["status"];
     let steps: Vec<String> = status["steps"]
         .as_array()

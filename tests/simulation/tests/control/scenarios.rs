@@ -6,7 +6,25 @@ use serde_json::{Value, json};
 use super::harness::{Goal, NAMESPACE, create};
 use super::world::World;
 
-pub const PARALLELISM: u32 = 24;
+const PARALLELISM: u32 = 24;
+
+/// Objects, a seed for the fates of pods, and what must come of them.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub seed: u64,
+    pub create: fn(&World) -> Goal,
+    /// The most sandboxes at once.
+    pub peak_max: u32,
+}
+
+/// A TaskSet with its health run, and a campaign of fifty attempts.
+pub const CAMPAIGN: Scenario =
+    Scenario { name: "campaign", seed: 7, create: campaign, peak_max: PARALLELISM };
+
+/// An AlignmentRun with everything that it makes: a campaign, a forest, two training stages, three benchmarks, a report.
+pub const ALIGNMENT: Scenario =
+    Scenario { name: "alignment-run", seed: 11, create: alignment, peak_max: u32::MAX };
 
 fn object(kind: &str, name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "sealign.dev/v1alpha1", "kind": kind,

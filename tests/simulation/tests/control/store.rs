@@ -1,7 +1,8 @@
 //! A store that is one sorted map: cheap to copy, so that thousands of runs can fork from one state.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,26 +18,49 @@ pub struct Contents {
     pub violations: Vec<String>,
     /// Keys that nobody can write, for workers that never get anywhere.
     pub forbidden: BTreeSet<String>,
+    /// Sum of the digests of all objects.
+    digest: u64,
 }
 
+impl Contents {
+    /// Equal for equal objects.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    fn insert(&mut self, key: &str, bytes: Bytes) {
+        self.digest = self.digest.wrapping_add(digest(key, &bytes));
+        if let Some(before) = self.objects.insert(key.to_owned(), bytes) {
+            self.digest = self.digest.wrapping_sub(digest(key, &before));
+        }
+    }
+}
+
+fn digest(key: &str, bytes: &Bytes) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (key, bytes).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Contents are shared between forks until one of them writes.
 #[derive(Debug, Default)]
-pub struct MapStore(Mutex<Contents>);
+pub struct MapStore(Mutex<Arc<Contents>>);
 
 impl MapStore {
-    pub fn of(contents: Contents) -> Self {
+    pub fn of(contents: Arc<Contents>) -> Self {
         Self(Mutex::new(contents))
     }
 
-    pub fn contents(&self) -> Contents {
+    pub fn contents(&self) -> Arc<Contents> {
         self.0.lock().unwrap().clone()
     }
 
     pub fn forbid(&self, key: &str) {
-        self.0.lock().unwrap().forbidden.insert(key.to_owned());
+        Arc::make_mut(&mut self.0.lock().unwrap()).forbidden.insert(key.to_owned());
     }
 
     pub fn allow(&self, key: &str) {
-        self.0.lock().unwrap().forbidden.remove(key);
+        Arc::make_mut(&mut self.0.lock().unwrap()).forbidden.remove(key);
     }
 
     pub fn has(&self, key: &str) -> bool {
@@ -49,19 +73,19 @@ impl MapStore {
 
     /// Create-only; whether it was new.
     pub fn put(&self, key: &str, bytes: Bytes) -> bool {
-        let mut contents = self.0.lock().unwrap();
-        if contents.objects.contains_key(key) || contents.forbidden.contains(key) {
+        let mut shared = self.0.lock().unwrap();
+        if shared.objects.contains_key(key) || shared.forbidden.contains(key) {
             return false;
         }
-        if let Some(violation) = recorded_item_in_map(&contents, key, &bytes) {
-            contents.violations.push(violation);
-        }
-        contents.objects.insert(key.to_owned(), bytes);
+        let violation = recorded_item_in_map(&shared, key, &bytes);
+        let contents = Arc::make_mut(&mut shared);
+        contents.violations.extend(violation);
+        contents.insert(key, bytes);
         true
     }
 
     pub fn replace(&self, key: &str, bytes: Bytes) {
-        self.0.lock().unwrap().objects.insert(key.to_owned(), bytes);
+        Arc::make_mut(&mut self.0.lock().unwrap()).insert(key, bytes);
     }
 
     pub fn below(&self, prefix: &str) -> Vec<String> {
@@ -116,8 +140,13 @@ impl ArtifactStore for MapStore {
 
     async fn delete_prefix(&self, prefix: &str) -> Result<u64, StoreError> {
         let below = self.below(prefix);
-        let mut contents = self.0.lock().unwrap();
-        contents.objects.retain(|key, _| !below.contains(key));
+        let mut shared = self.0.lock().unwrap();
+        let contents = Arc::make_mut(&mut shared);
+        for key in &below {
+            if let Some(bytes) = contents.objects.remove(key) {
+                contents.digest = contents.digest.wrapping_sub(digest(key, &bytes));
+            }
+        }
         Ok(below.len() as u64)
     }
 }

@@ -104,15 +104,14 @@ fn resolve_tasks(store: &MapStore, config: &ResolveTasks) {
         };
         write(store, &config.keys.group_manifest("g0000", Stage::Rollout), &group);
         let group = GroupRef { id: "g0000".into(), image: "mini".into(), items: 0 };
-        write(store, &config.keys.plan(), &plan(&config.keys, list.digest().unwrap(), vec![group], false));
+        write(store, &config.keys.plan(), &plan(list.digest().unwrap(), vec![group], false));
     }
     write(store, &config.keys.tasks(), &list);
 }
 
-fn plan(task_keys: &ObjectKeys, tasks: Digest, groups: Vec<GroupRef>, sandboxed: bool) -> PlanManifest {
+fn plan(tasks: Digest, groups: Vec<GroupRef>, sandboxed: bool) -> PlanManifest {
     PlanManifest {
         tasks,
-        task_prefix: task_keys.prefix().to_owned(),
         spec: digest("spec"),
         task_count: 5,
         item_count: groups.iter().map(|group| u64::from(group.items)).sum(),
@@ -149,7 +148,7 @@ fn resolve_plan(store: &MapStore, config: &ResolvePlan) {
         write(store, &config.keys.group_items(&id), &GroupItems { group: id.clone(), items });
         groups.push(GroupRef { id, image: "mini".into(), items: count });
     }
-    write(store, &config.keys.plan(), &plan(&config.task_keys, list.digest().unwrap(), groups, true));
+    write(store, &config.keys.plan(), &plan(list.digest().unwrap(), groups, true));
 }
 
 /// What a live runner does: closes what is complete. Whether everything is.

@@ -12,16 +12,15 @@ use jiff::{SignedDuration, Timestamp};
 use kube::core::DynamicObject;
 use sealign_local::job_spec::JobSpec;
 use sealign_local::job_state::JobState;
-use sealign_local::memory::{MemoryCluster, Sources};
-use sealign_local::objects::Objects;
+use sealign_local::memory::Sources;
 use sealign_manifest::group::RoundMap;
 use sealign_manifest::key::Stage;
 use sealign_manifest::{Digest, ItemKey, ObjectKeys};
 use sealign_plan::config::{CONFIG_VARIABLE, WorkerConfig};
 use sealign_plan::labels;
 use sealign_reconcile::port::{Cluster, Kind};
-use serde_json::Value;
 
+use super::cluster::{SimCluster, Snapshot};
 use super::store::{Contents, MapStore};
 use super::workers;
 
@@ -50,23 +49,17 @@ impl Sources for Counted {
 /// Everything that a run can be forked from.
 #[derive(Clone)]
 pub struct State {
-    objects: Arc<Objects>,
-    contents: Contents,
-    jobs: BTreeMap<String, Job>,
+    objects: Snapshot,
+    contents: Arc<Contents>,
+    jobs: Arc<BTreeMap<String, Job>>,
     leftovers: Vec<String>,
     second: u64,
     uids: u64,
 }
 
-impl State {
-    pub fn objects(&self) -> &Arc<Objects> {
-        &self.objects
-    }
-}
-
 #[derive(Clone)]
 struct Job {
-    spec: JobSpec,
+    spec: Arc<JobSpec>,
     state: JobState,
     role: Role,
     round: u32,
@@ -75,16 +68,22 @@ struct Job {
 
 #[derive(Clone)]
 enum Role {
-    Worker(Box<WorkerConfig>),
-    Sandbox { map: RoundMap, records: String },
+    Worker(Arc<WorkerConfig>),
+    Sandbox(Arc<Sandboxes>),
+}
+
+struct Sandboxes {
+    map: RoundMap,
+    /// Where their records go.
+    records: String,
 }
 
 pub struct World {
-    pub cluster: Arc<MemoryCluster>,
+    pub cluster: Arc<SimCluster>,
     pub store: Arc<MapStore>,
     pub sources: Arc<Counted>,
     pub seed: u64,
-    jobs: BTreeMap<String, Job>,
+    jobs: Arc<BTreeMap<String, Job>>,
     /// Records that pods of deleted Jobs still write.
     leftovers: Vec<String>,
     /// The most sandboxes that live Jobs could have had at once.
@@ -94,9 +93,9 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> Self {
         let state = State {
-            objects: Arc::default(),
-            contents: Contents::default(),
-            jobs: BTreeMap::new(),
+            objects: Snapshot::default(),
+            contents: Arc::default(),
+            jobs: Arc::default(),
             leftovers: Vec::new(),
             second: 1_800_000_000,
             uids: 1,
@@ -107,10 +106,8 @@ impl World {
     pub fn of(state: &State, seed: u64) -> Self {
         let sources =
             Arc::new(Counted { second: AtomicU64::new(state.second), uids: AtomicU64::new(state.uids) });
-        let cluster = MemoryCluster::new(sources.clone());
-        cluster.restore((*state.objects).clone());
         Self {
-            cluster: Arc::new(cluster),
+            cluster: Arc::new(SimCluster::of(state.objects.clone(), sources.clone())),
             store: Arc::new(MapStore::of(state.contents.clone())),
             sources,
             seed,
@@ -122,7 +119,7 @@ impl World {
 
     pub fn state(&self) -> State {
         State {
-            objects: Arc::new(self.cluster.snapshot()),
+            objects: self.cluster.snapshot(),
             contents: self.store.contents(),
             jobs: self.jobs.clone(),
             leftovers: self.leftovers.clone(),
@@ -145,18 +142,8 @@ impl World {
             (&job.spec.key.name, job.round, job.ticks, active, ready, succeeded, failed).hash(&mut hasher);
             (started.map(age), end.map(|(_, at)| age(at))).hash(&mut hasher);
         }
-        for kind in Kind::OURS {
-            for object in block_on(self.cluster.list(kind, None, &BTreeMap::new())).unwrap() {
-                (kind, &object.metadata.name).hash(&mut hasher);
-                hash_status(&object.data["status"], &mut hasher);
-            }
-        }
-        let jobs = block_on(self.cluster.list(Kind::Job, None, &BTreeMap::new())).unwrap();
-        for job in &jobs {
-            job.metadata.name.hash(&mut hasher);
-        }
         self.leftovers.hash(&mut hasher);
-        self.store.contents().objects.hash(&mut hasher);
+        (self.cluster.snapshot().digest(), self.store.contents().digest()).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -167,16 +154,15 @@ impl World {
             self.store.put(&key, Bytes::from_static(b"{}"));
         }
         self.meet_jobs();
-        let uids: Vec<String> = self.jobs.keys().cloned().collect();
-        for uid in &uids {
-            let mut job = self.jobs.remove(uid).unwrap();
+        let mut jobs = std::mem::take(&mut self.jobs);
+        for job in Arc::make_mut(&mut jobs).values_mut() {
             let before = job.state.clone();
-            self.advance(&mut job);
+            self.advance(job);
             if job.state != before {
-                self.cluster.set_job_status(&job.spec.key, &job.state.status(&job.spec), false).unwrap();
+                self.cluster.set_job_status(&job.spec.key, &job.state.status(&job.spec));
             }
-            self.jobs.insert(uid.clone(), job);
         }
+        self.jobs = jobs;
     }
 
     /// Takes up Jobs that are new and lets go of those that were deleted: their pods die, one of them after its record.
@@ -189,18 +175,19 @@ impl World {
                 .collect();
         let gone: Vec<String> = self.jobs.keys().filter(|uid| !present.contains_key(*uid)).cloned().collect();
         for uid in gone {
-            let job = self.jobs.remove(&uid).unwrap();
-            if let (Role::Sandbox { map, records }, Some(index)) = (&job.role, job.state.active.first()) {
-                self.leftovers.push(format!("{records}/{}.json", map.items[*index as usize]));
+            let job = Arc::make_mut(&mut self.jobs).remove(&uid).unwrap();
+            if let (Role::Sandbox(sandboxes), Some(index)) = (&job.role, job.state.active.first()) {
+                let item = &sandboxes.map.items[*index as usize];
+                self.leftovers.push(format!("{}/{item}.json", sandboxes.records));
             }
         }
         for (uid, object) in present {
             if !self.jobs.contains_key(&uid) {
                 let keys = self.owner_keys(&object);
-                self.jobs.insert(uid, meet(&object, &keys));
+                Arc::make_mut(&mut self.jobs).insert(uid, meet(&object, &keys));
             }
         }
-        let is_sandbox = |job: &&Job| matches!(job.role, Role::Sandbox { .. }) && job.state.end.is_none();
+        let is_sandbox = |job: &&Job| matches!(job.role, Role::Sandbox(_)) && job.state.end.is_none();
         let open = |job: &Job| {
             let ended = job.state.succeeded.len() + job.state.failed.len();
             job.spec.parallelism.min(job.spec.completions - u32::try_from(ended).unwrap())
@@ -222,9 +209,9 @@ impl World {
         }
         job.ticks += 1;
         job.state.started.get_or_insert(self.now());
-        match &job.role {
-            Role::Worker(config) => self.advance_worker(&config.clone(), job),
-            Role::Sandbox { map, records } => self.advance_sandboxes(&map.clone(), &records.clone(), job),
+        match job.role.clone() {
+            Role::Worker(config) => self.advance_worker(&config, job),
+            Role::Sandbox(sandboxes) => self.advance_sandboxes(&sandboxes, job),
         }
         while let Some(index) = job.state.next_index(&job.spec) {
             job.state.active.insert(index);
@@ -260,7 +247,7 @@ impl World {
         }
     }
 
-    fn advance_sandboxes(&self, map: &RoundMap, records: &str, job: &mut Job) {
+    fn advance_sandboxes(&self, Sandboxes { map, records }: &Sandboxes, job: &mut Job) {
         let spec = job.spec.clone();
         for index in job.state.active.clone() {
             let item = &map.items[index as usize];
@@ -319,25 +306,6 @@ impl Ord for Job {
     }
 }
 
-fn hash_status(value: &Value, hasher: &mut DefaultHasher) {
-    const TOLD: [&str; 6] =
-        ["startTime", "completionTime", "lastTransitionTime", "attemptsPerMinute", "etaSeconds", "message"];
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields.iter().filter(|(name, _)| !TOLD.contains(&name.as_str())) {
-                name.hash(hasher);
-                hash_status(value, hasher);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                hash_status(item, hasher);
-            }
-        }
-        other => other.to_string().hash(hasher),
-    }
-}
-
 enum Fate {
     Records,
     RecordsAndIsEvicted,
@@ -346,18 +314,18 @@ enum Fate {
 }
 
 fn meet(object: &DynamicObject, keys: &ObjectKeys) -> Job {
-    let spec = JobSpec::read(object).unwrap();
+    let spec = Arc::new(JobSpec::read(object).unwrap());
     let label = |name: &str| object.metadata.labels.as_ref().unwrap()[name].clone();
     let round = label(labels::ROUND).parse().unwrap();
     let role = if label(labels::ZONE) == "sandbox" {
         let pointer = "/spec/template/metadata/annotations/sealign.dev~1round-map";
         let map: RoundMap =
             serde_json::from_str(object.data.pointer(pointer).unwrap().as_str().unwrap()).unwrap();
-        Role::Sandbox { records: keys.records(&map.group, map.stage), map }
+        Role::Sandbox(Arc::new(Sandboxes { records: keys.records(&map.group, map.stage), map }))
     } else {
         let env = object.data.pointer("/spec/template/spec/containers/0/env").unwrap().as_array().unwrap();
         let config = env.iter().find(|variable| variable["name"] == CONFIG_VARIABLE).unwrap();
-        Role::Worker(Box::new(serde_json::from_str(config["value"].as_str().unwrap()).unwrap()))
+        Role::Worker(Arc::new(serde_json::from_str(config["value"].as_str().unwrap()).unwrap()))
     };
     Job { spec, state: JobState::default(), role, round, ticks: 0 }
 }

@@ -1,47 +1,46 @@
-//! A world in memory for the runner: a store that fails as planned, sandboxes and pods that fail as planned, an operator
-//! that makes rounds, and paused time. The runner itself is the real one.
+//! A world in memory for the runner: a store, sandboxes and pods that fail as planned, an operator that makes rounds, and
+//! paused time. The runner itself is the real one.
 
+pub mod faults;
+pub mod models;
 pub mod pods;
 pub mod sandbox;
+pub mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use sealign_agent::scripted::{Recital, ScriptedModel};
-use sealign_agent::{Model, SystemClock};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use sealign_agent::SystemClock;
 use sealign_crds::{ObjectRef, RolloutCampaignSpec, TaskSetSpec};
 use sealign_manifest::group::ClosedSet;
 use sealign_manifest::record::Outcome;
 use sealign_manifest::{Digest, ObjectKeys, Task};
 use sealign_plan::config::{ResolvePlan, ResolveTasks, Run, Work};
-use sealign_storage::faulty::{FaultyStore, Operation, PlannedFault};
-use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _, Store};
+use sealign_storage::ArtifactStoreExt as _;
 use sealign_tasks::suites::mini::{CASES_FILE, Case};
+use sealign_worker::error::WorkerError;
 use sealign_worker::resolve::{self, Suites};
-use sealign_worker::runner::models::Models;
-use sealign_worker::runner::outcome::Seen;
 use sealign_worker::runner::{self, Ports};
 use serde_json::json;
 
-use pods::{Operator, SharedPods, Start};
-use sandbox::{Fault, SharedDoors, SimDoors};
+use faults::{Fault, Plan, Port, Process, Switch};
+use models::{POLICIES, Scripts};
+use pods::{Directory, Operator};
+use sandbox::{SimDoors, Ways};
+use store::{MapStore, Objects, Way};
 
 /// Runners that one plan may use up: each crash costs one.
 const RUNNERS_MAX: usize = 8;
+/// Time until a Job controller has replaced a runner.
+const REPLACED: Duration = Duration::from_secs(1);
 /// Simulated time until a run has to be over.
 const PATIENCE: Duration = Duration::from_hours(4);
-const POLICIES: [&str; 3] = ["fixes", "spoils", "idles"];
-
-/// What goes wrong in a run.
-#[derive(Clone, Debug, Default)]
-pub struct Plan {
-    pub store: Vec<PlannedFault>,
-    pub doors: Vec<(u64, Fault)>,
-    pub start: Option<(usize, Start)>,
-}
+/// Five tasks with an image each, so five groups, and ten attempts a task.
+const TASKS: u32 = 5;
+const SAMPLES: u32 = 10;
 
 /// How a run ended.
 #[derive(Clone, Debug)]
@@ -49,19 +48,18 @@ pub struct Ended {
     /// Digest of every record and verdict, by key.
     pub records: BTreeMap<String, Digest>,
     pub closed: ClosedSet,
-    /// Calls of the store, in order.
-    pub calls: Vec<Operation>,
+    /// Calls of the store, in order: whether each wrote.
+    pub calls: Vec<bool>,
     pub requests: u64,
-    pub pods: usize,
+    pub lists: u64,
+    pub pods: u64,
 }
 
 /// Resolved work that every run starts from.
 pub struct World {
-    base: Vec<(String, Bytes)>,
-    spec: RolloutCampaignSpec,
-    tasks: ObjectKeys,
-    keys: ObjectKeys,
-    values: BTreeMap<String, String>,
+    base: Arc<Objects>,
+    config: Run,
+    values: Arc<BTreeMap<String, String>>,
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -69,42 +67,44 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 impl World {
-    /// Two tasks with an image each, three attempts a task.
+    /// A campaign of fifty attempts.
     pub fn new() -> Self {
         runtime().block_on(Self::resolve())
     }
 
     async fn resolve() -> Self {
-        let store = Store::memory();
-        let (tasks, keys) =
+        let store = MapStore::default();
+        let (task_keys, keys) =
             (ObjectKeys::new("demo/tasksets/t-1"), ObjectKeys::new("demo/rolloutcampaigns/c-1"));
         let set: TaskSetSpec = serde_json::from_value(json!({
-            "source": { "mini": { "split": "Train", "count": 2 } }, "image": { "template": "tasks/{id}" },
-            "health": { "repeats": 0 },
+            "source": { "mini": { "split": "Train", "count": TASKS } },
+            "image": { "template": "tasks/{id}" }, "health": { "repeats": 0 },
         }))
         .unwrap();
-        let config = ResolveTasks { keys: tasks.clone(), spec: set };
+        let config = ResolveTasks { keys: task_keys.clone(), spec: set };
         resolve::tasks::resolve(&store, &config, &Suites::default()).await.unwrap();
         let policies: Vec<_> = POLICIES
             .iter()
             .map(|name| json!({ "name": name, "model": { "scripted": { "policy": "strong" } } }))
             .collect();
         let spec: RolloutCampaignSpec = serde_json::from_value(json!({
-            "taskSetRef": { "name": "t" }, "samplesPerTask": 3, "policies": policies,
+            "taskSetRef": { "name": "t" }, "samplesPerTask": SAMPLES, "policies": policies,
             "harness": { "profile": "compact" },
         }))
         .unwrap();
-        let config =
-            ResolvePlan { keys: keys.clone(), work: Work::Campaign(spec.clone()), task_keys: tasks.clone() };
+        let work = Work::Campaign(spec);
+        let config = ResolvePlan { keys: keys.clone(), work: work.clone(), task_keys: task_keys.clone() };
         resolve::plan(&store, &config).await.unwrap();
-        let mut base = Vec::new();
-        for name in store.list_names("").await.unwrap() {
-            let bytes = store.get_bounded(&name, 1 << 24).await.unwrap().unwrap();
-            base.push((name, bytes));
-        }
+        let base = store.objects();
         let rows = base.iter().find(|(name, _)| name.ends_with("tasks.jsonl")).unwrap();
-        let values = values(&rows.1);
-        Self { base, spec, tasks, keys, values }
+        let values = Arc::new(values(rows.1));
+        let owner = ObjectRef {
+            kind: "RolloutCampaign".into(),
+            namespace: "demo".into(),
+            name: "c".into(),
+            uid: "1".into(),
+        };
+        Self { base, config: Run { keys, owner, work, task_keys }, values }
     }
 
     /// Runs the campaign to its end while `plan` goes wrong; an error is a violated promise.
@@ -113,80 +113,87 @@ impl World {
     }
 
     async fn simulate(&self, plan: &Plan) -> Result<Ended, String> {
-        let inner = Store::memory();
-        for (name, bytes) in &self.base {
-            inner.create(name, bytes.clone()).await.unwrap();
-        }
-        let store = Arc::new(FaultyStore::new(inner.clone(), plan.store.clone()));
-        let doors =
-            SimDoors::new((inner.clone(), self.keys.clone()), plan.doors.clone(), self.values.clone());
-        let doors = Arc::new(doors);
-        let mut operator = Operator::new(doors.clone(), plan.start);
-        let owner = ObjectRef {
-            kind: "RolloutCampaign".into(),
-            namespace: "demo".into(),
-            name: "c".into(),
-            uid: "1".into(),
-        };
-        let work = Work::Campaign(self.spec.clone());
-        let config = Run { keys: self.keys.clone(), owner, work, task_keys: self.tasks.clone() };
+        let store = Arc::new(MapStore::of(self.base.clone()));
+        let switch = Arc::new(Switch::new(plan.clone()));
+        let doors = Arc::new(SimDoors::new(store.clone(), self.config.keys.clone(), self.values.clone()));
+        let mut operator = Operator::new(doors.clone(), switch.clone());
         let end = tokio::time::Instant::now() + PATIENCE;
-        let mut runners = 0;
-        loop {
-            runners += 1;
-            if runners > RUNNERS_MAX {
+        let mut runners = FuturesUnordered::new();
+        runners.push(self.process(&switch, &doors, Duration::ZERO));
+        for count in 2.. {
+            if count > RUNNERS_MAX {
                 return Err(format!("{RUNNERS_MAX} runners were not enough"));
             }
-            let ports = Ports {
-                store: store.clone(),
-                pods: Arc::new(SharedPods(doors.pods.clone())),
-                doors: Arc::new(SharedDoors(doors.clone())),
-                models: Arc::new(Scripts),
-                clock: Arc::new(SystemClock::default()),
-            };
-            let ended = tokio::select! {
+            tokio::select! {
                 biased;
-                () = doors.crash.notified() => None,
-                ended = runner::run(&config, &ports) => Some(ended),
-                () = operator.work() => None,
+                () = switch.twin.notified() => runners.push(self.process(&switch, &doors, REPLACED)),
+                Some(ended) = runners.next() => match ended {
+                    None => runners.push(self.process(&switch, &doors, REPLACED)),
+                    Some(Ok(())) if runners.is_empty() => break,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => return Err(format!("the runner gave up: {error:?}")),
+                },
+                () = operator.work() => {}
                 () = tokio::time::sleep_until(end) => return Err("no end in four simulated hours".into()),
-            };
-            match ended {
-                Some(Ok(())) => break,
-                Some(Err(error)) if !error.is_crash() => {
-                    return Err(format!("the runner gave up: {error:?}"));
-                }
-                Some(Err(_)) | None => {
-                    store.restart();
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
             }
         }
         let rerun = doors.rerun.lock().unwrap().clone();
         if !rerun.is_empty() {
             return Err(format!("recorded items were run again: {rerun:?}"));
         }
-        let (requests, pods) = (*doors.requests.lock().unwrap(), operator.made);
-        let calls = store.calls().iter().map(|call| call.operation).collect();
-        let records = records(&inner, &self.keys).await;
-        let closed: Option<ClosedSet> = inner.get_json(&self.keys.closed()).await.unwrap();
+        let (requests, lists) = (switch.calls(Port::Door), switch.calls(Port::Pods));
+        let calls = store.calls.lock().unwrap().clone();
+        self.look_again(&switch, &doors).await?;
+        let keys = &self.config.keys;
+        let closed: Option<ClosedSet> = store.get_json(&keys.closed()).await.unwrap();
         let closed = closed.ok_or("the runner ended without a closed set")?;
-        Ok(Ended { records, closed, calls, requests, pods })
+        Ok(Ended { records: records(&store.objects()), closed, calls, requests, lists, pods: operator.made })
+    }
+
+    /// One process of the runner, which begins `after` that time. None when it died.
+    async fn process(
+        &self,
+        switch: &Arc<Switch>,
+        doors: &Arc<SimDoors>,
+        after: Duration,
+    ) -> Option<Result<(), WorkerError>> {
+        tokio::time::sleep(after).await;
+        let process = Process::of(switch.clone());
+        let ports = Ports {
+            store: Arc::new(Way { store: doors.store.clone(), process: process.clone() }),
+            pods: Arc::new(Directory(doors.pods.clone(), process.clone())),
+            doors: Arc::new(Ways(doors.clone(), process.clone())),
+            models: Arc::new(Scripts),
+            clock: Arc::new(SystemClock::default()),
+        };
+        tokio::select! {
+            biased;
+            () = process.life.death.notified() => None,
+            ended = runner::run(&self.config, &ports) => Some(ended),
+        }
+    }
+
+    /// A runner that begins after the end writes nothing and asks no sandbox.
+    async fn look_again(&self, switch: &Arc<Switch>, doors: &Arc<SimDoors>) -> Result<(), String> {
+        let (objects, requests) = (doors.store.objects(), switch.calls(Port::Door));
+        match self.process(switch, doors, Duration::ZERO).await {
+            Some(Ok(())) => {}
+            other => return Err(format!("a look after the end: {other:?}")),
+        }
+        if objects != doors.store.objects() || switch.calls(Port::Door) != requests {
+            return Err("a look after the end changed something".into());
+        }
+        Ok(())
     }
 }
 
 /// Records of both stages and the verdicts of all campaigns; group manifests tell which verdicts were known, so they differ.
-async fn records(store: &Store, keys: &ObjectKeys) -> BTreeMap<String, Digest> {
-    let mut records = BTreeMap::new();
-    for prefix in [keys.join("groups"), "verdicts".to_owned()] {
-        for name in store.list_names(&prefix).await.unwrap() {
-            if sealign_manifest::key::record_item(&name).is_some() {
-                let bytes = store.get_bounded(&name, 1 << 24).await.unwrap().unwrap();
-                records.insert(name, Digest::of_bytes(&bytes));
-            }
-        }
-    }
-    records
+fn records(objects: &Objects) -> BTreeMap<String, Digest> {
+    let is_record = |(key, _): &(&String, _)| {
+        (key.contains("/groups/") || key.starts_with("verdicts/"))
+            && sealign_manifest::key::record_item(key).is_some()
+    };
+    objects.iter().filter(is_record).map(|(key, bytes)| (key.clone(), Digest::of_bytes(bytes))).collect()
 }
 
 /// The value of every call of the hidden tests.
@@ -201,36 +208,9 @@ fn values(rows: &[u8]) -> BTreeMap<String, String> {
     values
 }
 
-/// Models that say the same words whatever they see.
-struct Scripts;
-
-#[async_trait]
-impl Models for Scripts {
-    fn model(&self, policy: &str, _: &Task) -> Result<Arc<dyn Model>, String> {
-        let create = |path: &str| {
-            format!(
-                "<function=str_replace_editor>\n<parameter=command>create</parameter>\n<parameter=path>{path}</parameter>\n\
-                 <parameter=file_text>\nx = 1\n</parameter>\n</function>"
-            )
-        };
-        let look = "<function=execute_bash>\n<parameter=command>ls</parameter>\n</function>".to_owned();
-        let finish = "<function=finish>\n</function>".to_owned();
-        let words = match policy {
-            "fixes" => vec![look, create("fixed"), finish],
-            "spoils" => vec![create("other"), finish],
-            _ => vec![finish],
-        };
-        Ok(Arc::new(ScriptedModel::new(Recital::new(words))))
-    }
-
-    async fn check(&self, _: Seen) -> BTreeMap<String, Result<(), String>> {
-        POLICIES.iter().map(|policy| ((*policy).to_owned(), Ok(()))).collect()
-    }
-}
-
 /// Whether a run kept every promise that `reference`, which met no fault, shows.
 pub fn compare(reference: &Ended, ended: &Ended, plan: &Plan) -> Result<(), String> {
-    let own_limit = plan.doors.iter().filter(|(_, fault)| *fault == Fault::OutOfMemory).count();
+    let own_limit = plan.counts(Fault::OutOfMemory);
     if ended.closed.outcomes.contains_key(&Outcome::Infra) {
         return Err(format!("an item was given up: {:?}", ended.closed.outcomes));
     }
@@ -253,6 +233,6 @@ pub fn compare(reference: &Ended, ended: &Ended, plan: &Plan) -> Result<(), Stri
     Ok(())
 }
 
-fn keys_of_both<'a>(one: &'a Ended, other: &'a Ended) -> std::collections::BTreeSet<&'a String> {
+fn keys_of_both<'a>(one: &'a Ended, other: &'a Ended) -> BTreeSet<&'a String> {
     one.records.keys().chain(other.records.keys()).collect()
 }

@@ -1,19 +1,20 @@
 //! A pod directory in memory, and the Job controller and operator that fill it: a round runs each index once, and what
 //! is open when it is over goes into the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sealign_manifest::group::{GroupItems, GroupManifest, PlanManifest, RoundMap};
 use sealign_manifest::key::{Stage, record_item};
-use sealign_manifest::{GradingItem, ItemKey, ObjectKeys, RolloutItem};
-use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _, Store};
+use sealign_manifest::{GradingItem, ItemKey, RolloutItem};
+use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
 use sealign_worker::runner::pods::{DirectoryError, Phase, Pod, PodDirectory};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::faults::{Fault, Port, Process, Start, Switch};
 use super::sandbox::{SimDoors, pod};
 
 /// Silence of its runner after which a claimed sandbox ends.
@@ -21,9 +22,14 @@ const SILENCE: Duration = Duration::from_mins(1);
 /// Time between two looks of the operator.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A stale list is so many looks old.
+const STALE_LISTS: usize = 20;
+
 #[derive(Default)]
 pub struct SimPods {
     pods: Mutex<BTreeMap<String, Arc<Pod>>>,
+    /// What was listed last.
+    lists: Mutex<VecDeque<Vec<Arc<Pod>>>>,
     changed: Notify,
 }
 
@@ -45,6 +51,13 @@ impl SimPods {
         self.changed.notify_one();
     }
 
+    /// Takes back that a pod runs.
+    fn wait(&self, uid: &str) {
+        let mut pods = self.pods.lock().unwrap();
+        let pod = pods.get_mut(uid).unwrap();
+        *pod = Arc::new(Pod { phase: Phase::Pending, ..(**pod).clone() });
+    }
+
     pub fn vanish(&self, uid: &str) {
         self.pods.lock().unwrap().remove(uid);
         self.changed.notify_one();
@@ -56,13 +69,25 @@ impl SimPods {
     }
 }
 
-/// A shared directory.
-pub struct SharedPods(pub Arc<SimPods>);
+/// The directory as one process sees it.
+pub struct Directory(pub Arc<SimPods>, pub Process);
 
 #[async_trait]
-impl PodDirectory for SharedPods {
+impl PodDirectory for Directory {
     async fn list(&self) -> Result<Vec<Arc<Pod>>, DirectoryError> {
-        Ok(self.0.pods.lock().unwrap().values().cloned().collect())
+        match self.1.call(Port::Pods).await {
+            Some(Fault::Unlisted) => Err(DirectoryError("simulated".into())),
+            Some(Fault::Stale) => Ok(self.0.lists.lock().unwrap().front().cloned().unwrap_or_default()),
+            _ => {
+                let pods: Vec<Arc<Pod>> = self.0.pods.lock().unwrap().values().cloned().collect();
+                let mut lists = self.0.lists.lock().unwrap();
+                lists.push_back(pods.clone());
+                if lists.len() > STALE_LISTS {
+                    lists.pop_front();
+                }
+                Ok(pods)
+            }
+        }
     }
 
     async fn changed(&self, limit: Duration) {
@@ -70,43 +95,24 @@ impl PodDirectory for SharedPods {
     }
 }
 
-/// What happens to a pod before anybody claims it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// It never gets a node.
-    Unschedulable,
-    /// Its image cannot be pulled.
-    NoImage,
-    /// It is preempted at once.
-    Preempted,
-}
-
-impl Start {
-    pub const ALL: [Self; 3] = [Self::Unschedulable, Self::NoImage, Self::Preempted];
-}
-
 /// What makes pods.
 pub struct Operator {
-    pub store: Store,
-    pub keys: ObjectKeys,
-    pub pods: Arc<SimPods>,
-    pub doors: Arc<SimDoors>,
-    /// The pod of this number meets that fate.
-    pub start: Option<(usize, Start)>,
-    pub made: usize,
+    doors: Arc<SimDoors>,
+    switch: Arc<Switch>,
+    /// Pods so far.
+    pub made: u64,
     /// Pods of the current round of a stage.
     jobs: BTreeMap<(String, Stage), (u32, Vec<String>)>,
 }
 
 impl Operator {
-    pub fn new(doors: Arc<SimDoors>, start: Option<(usize, Start)>) -> Self {
-        let (store, keys) = (doors.store.clone(), doors.keys.clone());
-        Self { store, keys, pods: doors.pods.clone(), doors, start, made: 0, jobs: BTreeMap::new() }
+    pub fn new(doors: Arc<SimDoors>, switch: Arc<Switch>) -> Self {
+        Self { doors, switch, made: 0, jobs: BTreeMap::new() }
     }
 
     /// Does what operator and kubelets do, for ever.
     pub async fn work(&mut self) {
-        let plan: PlanManifest = self.store.get_json(&self.keys.plan()).await.unwrap().unwrap();
+        let plan: PlanManifest = self.doors.store.get_json(&self.doors.keys.plan()).await.unwrap().unwrap();
         loop {
             self.end_silent();
             for group in &plan.groups {
@@ -117,31 +123,31 @@ impl Operator {
     }
 
     fn end_silent(&self) {
-        for uid in self.pods.running() {
+        for uid in self.doors.pods.running() {
             let heard = self.doors.sandboxes.lock().unwrap().get(&uid).and_then(|sandbox| sandbox.heard);
             if heard.is_some_and(|at| Instant::now() - at > SILENCE) {
-                self.pods.end(&uid, Phase::Failed, Some(10), "Error");
+                self.doors.pods.end(&uid, Phase::Failed, Some(10), "Error");
             }
         }
     }
 
     async fn drive(&mut self, group: &str) {
         let manifest: Option<GroupManifest> =
-            self.store.get_json(&self.keys.group_manifest(group, Stage::Rollout)).await.unwrap();
+            self.doors.store.get_json(&self.doors.keys.group_manifest(group, Stage::Rollout)).await.unwrap();
         let (stage, items): (Stage, Vec<ItemKey>) = match manifest {
             None => {
                 let items: GroupItems =
-                    self.store.get_json(&self.keys.group_items(group)).await.unwrap().unwrap();
+                    self.doors.store.get_json(&self.doors.keys.group_items(group)).await.unwrap().unwrap();
                 (Stage::Rollout, items.items.iter().map(RolloutItem::key).collect())
             }
             Some(manifest) => (Stage::Grade, manifest.gradings.iter().map(GradingItem::key).collect()),
         };
-        let running = self.pods.running();
+        let running = self.doors.pods.running();
         let job = self.jobs.get(&(group.to_owned(), stage));
         if job.is_some_and(|(_, uids)| uids.iter().any(|uid| running.contains(uid))) {
             return;
         }
-        let names = self.store.list_names(&self.keys.records(group, stage)).await.unwrap();
+        let names = self.doors.store.list_names(&self.doors.keys.records(group, stage)).await.unwrap();
         let recorded: Vec<ItemKey> = names.iter().filter_map(|name| record_item(name)).collect();
         let open: Vec<ItemKey> = items.into_iter().filter(|item| !recorded.contains(item)).collect();
         if !open.is_empty() {
@@ -154,24 +160,21 @@ impl Operator {
         let key = (group.to_owned(), stage);
         if let Some((_, uids)) = self.jobs.remove(&key) {
             for uid in &uids {
-                self.pods.vanish(uid);
+                self.doors.pods.vanish(uid);
             }
         }
         let map = Arc::new(RoundMap { group: group.into(), stage, round, barren: 0, items });
-        self.store.create_json(&self.keys.round(group, stage, round), &*map).await.unwrap();
+        self.doors.store.create_json(&self.doors.keys.round(group, stage, round), &*map).await.unwrap();
         let mut uids = Vec::new();
         for index in 0..map.items.len() {
             let uid = format!("{group}-{}-{index}-r{round}", stage.name());
-            self.pods.add(pod(&uid, &map, index));
-            if let Some((number, start)) = self.start
-                && number == self.made
-            {
-                let reason = match start {
-                    Start::Unschedulable => "Unschedulable",
-                    Start::NoImage => "ErrImagePull",
-                    Start::Preempted => "Preempted",
-                };
-                self.pods.end(&uid, Phase::Failed, None, reason);
+            self.doors.pods.add(pod(&uid, &map, index));
+            match self.switch.plan().start(self.made) {
+                Some(Start::Unschedulable) => self.doors.pods.end(&uid, Phase::Failed, None, "Unschedulable"),
+                Some(Start::NoImage) => self.doors.pods.end(&uid, Phase::Failed, None, "ErrImagePull"),
+                Some(Start::Preempted) => self.doors.pods.end(&uid, Phase::Failed, None, "Preempted"),
+                Some(Start::Waits) => self.doors.pods.wait(&uid),
+                None => {}
             }
             self.made += 1;
             uids.push(uid);

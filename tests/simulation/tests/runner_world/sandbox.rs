@@ -1,4 +1,4 @@
-//! Sandboxes in memory: they claim, hold files, run the grader's driver for the tasks they know, and fail as planned.
+//! Sandboxes in memory: they are claimed, hold files, run the grader's driver for the tasks they know, and fail as planned.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,49 +14,19 @@ use sealign_sandbox::protocol::{
     ExecIsolated, ExecIsolatedReply, ExecReply, FileState, LimitMeans, Output, PingReply, ReadFile,
     ReadFileReply, SealReply, WriteFiles,
 };
-use sealign_storage::{ArtifactStore as _, Store};
+use sealign_storage::ArtifactStore as _;
 use sealign_worker::runner::pods::{Phase, Pod, PodRole};
 use sealign_worker::runner::sandbox::{Door, Doors, SandboxError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::faults::{Fault, Port, Process};
 use super::pods::SimPods;
+use super::store::MapStore;
 
-/// What goes wrong at a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The runner dies before it is sent.
-    CrashBefore,
-    /// The runner dies after it was carried out.
-    CrashAfter,
-    /// It is lost on its way.
-    Lost,
-    /// It is carried out, and the reply is lost.
-    ReplyLost,
-    /// The pod is evicted, for the node's sake.
-    Evicted,
-    /// The pod is killed for its own memory.
-    OutOfMemory,
-    /// The server ends with an error.
-    Ended,
-    /// The pod is deleted and nobody says why.
-    Vanished,
-}
-
-impl Fault {
-    pub const ALL: [Self; 8] = [
-        Self::CrashBefore,
-        Self::CrashAfter,
-        Self::Lost,
-        Self::ReplyLost,
-        Self::Evicted,
-        Self::OutOfMemory,
-        Self::Ended,
-        Self::Vanished,
-    ];
-}
+/// How long a slow answer takes: less than a sandbox waits for a sign of life.
+const SLOW: Duration = Duration::from_secs(45);
 
 /// The state of one sandbox.
 #[derive(Default)]
@@ -68,62 +38,45 @@ pub struct Sandbox {
     sealed: BTreeMap<String, Vec<u8>>,
 }
 
-/// All sandboxes, and what goes wrong with requests to them.
+/// All sandboxes.
 pub struct SimDoors {
     pub pods: Arc<SimPods>,
     pub sandboxes: Mutex<BTreeMap<String, Sandbox>>,
-    /// Faults by number of the request.
-    plan: Vec<(u64, Fault)>,
-    pub requests: Mutex<u64>,
     /// Items that were claimed although their record existed: there must be none.
     pub rerun: Mutex<Vec<String>>,
     /// The store without faults, and whose records it holds.
-    pub store: Store,
+    pub store: Arc<MapStore>,
     pub keys: ObjectKeys,
-    /// Rung when the runner's process dies at a request.
-    pub crash: Notify,
     /// What the tests' calls give: by call, its value.
-    pub values: BTreeMap<String, String>,
+    values: Arc<BTreeMap<String, String>>,
     doors: Mutex<u64>,
 }
 
 impl SimDoors {
-    pub fn new(
-        (store, keys): (Store, ObjectKeys),
-        plan: Vec<(u64, Fault)>,
-        values: BTreeMap<String, String>,
-    ) -> Self {
+    pub fn new(store: Arc<MapStore>, keys: ObjectKeys, values: Arc<BTreeMap<String, String>>) -> Self {
         Self {
             pods: Arc::default(),
             store,
             keys,
             sandboxes: Mutex::default(),
-            plan,
-            requests: Mutex::default(),
             rerun: Mutex::default(),
-            crash: Notify::new(),
             values,
             doors: Mutex::default(),
         }
     }
-
-    fn next_fault(&self) -> Option<Fault> {
-        let mut requests = self.requests.lock().unwrap();
-        *requests += 1;
-        self.plan.iter().find(|(number, _)| *number == *requests - 1).map(|(_, fault)| *fault)
-    }
 }
 
-/// Doors share the world; each has a key of its own.
-pub struct SharedDoors(pub Arc<SimDoors>);
+/// The doors of one process, which share the world; each has a key of its own.
+pub struct Ways(pub Arc<SimDoors>, pub Process);
 
-impl Doors for SharedDoors {
+impl Doors for Ways {
     fn open(&self, pod: &Pod) -> Result<Arc<dyn Door>, SandboxError> {
         let mut doors = self.0.doors.lock().unwrap();
         *doors += 1;
         let place = pod.item().map(|(map, _)| (map.group.clone(), map.stage)).unwrap();
         Ok(Arc::new(SimDoor {
             world: self.0.clone(),
+            process: self.1.clone(),
             uid: pod.uid.clone(),
             place,
             key: format!("{:064x}", *doors),
@@ -133,6 +86,7 @@ impl Doors for SharedDoors {
 
 struct SimDoor {
     world: Arc<SimDoors>,
+    process: Process,
     uid: String,
     place: (String, Stage),
     key: String,
@@ -148,23 +102,26 @@ impl Door for SimDoor {
         &self,
         path: &'static str,
         body: Vec<u8>,
-        _: Duration,
+        patience: Duration,
     ) -> Result<Vec<u8>, SandboxError> {
         // The way there and back takes time, so that others get their turn.
         tokio::time::sleep(Duration::from_millis(1)).await;
         let gone = |why: &str| Err(SandboxError::Gone(why.to_owned()));
-        let fault = self.world.next_fault();
         let end = |phase, code, reason: &str| self.world.pods.end(&self.uid, phase, code, reason);
+        let fault = self.process.call(Port::Door).await;
         match fault {
-            Some(Fault::CrashBefore) => return self.die().await,
             Some(Fault::Lost) => return gone("lost"),
+            Some(Fault::TimedOut) => {
+                tokio::time::sleep(patience).await;
+                return gone("no reply in time");
+            }
             Some(Fault::Evicted) => {
                 end(Phase::Failed, None, "Evicted: The node was low on resource: memory.");
             }
             Some(Fault::OutOfMemory) => end(Phase::Failed, Some(137), "OOMKilled"),
             Some(Fault::Ended) => end(Phase::Failed, Some(1), "Error"),
             Some(Fault::Vanished) => self.world.pods.vanish(&self.uid),
-            Some(Fault::CrashAfter | Fault::ReplyLost) | None => {}
+            _ => {}
         }
         if !self.world.pods.is_running(&self.uid) {
             return gone("connection refused");
@@ -174,20 +131,18 @@ impl Door for SimDoor {
         }
         let reply = self.serve(path, &body);
         match fault {
-            Some(Fault::CrashAfter) => self.die().await,
+            Some(Fault::CrashAfter) => self.process.die().await,
             Some(Fault::ReplyLost) => gone("no reply"),
+            Some(Fault::Slow) => {
+                tokio::time::sleep(SLOW).await;
+                reply.map_err(SandboxError::Refused)
+            }
             _ => reply.map_err(SandboxError::Refused),
         }
     }
 }
 
 impl SimDoor {
-    /// The end of the runner's process: whoever drives it drops everything.
-    async fn die(&self) -> Result<Vec<u8>, SandboxError> {
-        self.world.crash.notify_one();
-        std::future::pending().await
-    }
-
     async fn look_for_a_rerun(&self, body: &[u8]) {
         let claim: Claim = read(body);
         let Some(item) = ItemKey::parse(&claim.item) else { return };
