@@ -8,7 +8,7 @@ export LD_LIBRARY_PATH := $(CURDIR)/.torch/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBR
 export OMP_WAIT_POLICY := passive
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 STATE ?= .sealign/quickstart
-TIERS := fast loop parity cluster
+TIERS := fast loop parity
 
 .PHONY: help
 help: ## Show this list.
@@ -29,7 +29,7 @@ quickstart: build ## Run the whole loop on this machine: collect, merge, SFT, DP
 
 .PHONY: test
 test: $(addprefix test-,$(TIERS)) ## Run every tier of tests, fast ones first.
-	@echo "test: all tiers passed"
+	@echo "test: all tiers passed; not among them: make test-cluster (real nodes; needs root and Go)"
 
 .PHONY: test-fast
 test-fast: setup ## Format, lints, pure crates, contracts, simulation.
@@ -67,6 +67,10 @@ parity-smollm2: build ## The trainer and its server beside transformers on a rea
 .PHONY: bench-trainer
 bench-trainer: build ## What a training step costs beside TRL: one JSON line a case (about an hour; BENCH passes arguments).
 	tests/bench/run.sh $(TARGET)/release/sealign-trainer $(BENCH)
+
+.PHONY: test-long
+test-long: setup ## The tests that take too long for CI.
+	cargo test --locked --package sealign-simulation -- --ignored --nocapture
 
 SEEDS ?= 1,2,3
 EVAL_SEED ?= 2
