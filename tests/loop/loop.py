@@ -33,8 +33,30 @@ def quickstart_learns(programs, folder, _options):
     expect(walk.returncode == 0, f"verify: the lineage is sound\n{walk.stdout[-2000:]}")
 
 
+def two_ranks_train_as_one(programs, folder, _options):
+    """The same run with one trainer pod a step and with two, which meet over Gloo."""
+    manifest = (running.ROOT / "tests/loop/whole.yaml").read_text()
+    summaries, losses = [], []
+    for nodes in (1, 2):
+        path = folder / f"nodes-{nodes}.yaml"
+        path.write_text(manifest.replace("\n  stages:", f"\n  trainer:\n    nodes: {nodes}\n  stages:", 1))
+        state = folder / f"nodes-{nodes}"
+        summaries.append(run(programs, path, state)[0])
+        models = sorted((state / "store/default/alignmentruns").glob("*/steps/*/model/manifest.json"))
+        losses.append([json.loads(model.read_text())["metrics"]["validationLoss"] for model in models])
+    ours = [object["digests"] for object in summaries[0]["objects"] if object["kind"] == "AlignmentRun"][0]
+    theirs = [object["digests"] for object in summaries[1]["objects"] if object["kind"] == "AlignmentRun"][0]
+    same = all(ours[step] == theirs[step] for step in ("rollout-0", "forest-0"))
+    expect(same, "one and two ranks train on the same attempts and pairs")
+    met = list((folder / "nodes-2").glob("logs/*-1.log"))
+    expect(any("rank 1 of 2" in log.read_text() for log in met), "the second pod was a rank of the first")
+    worst = max(abs(a - b) / abs(a) for a, b in zip(*losses, strict=True))
+    expect(worst < 1e-3, f"validation losses differ by {worst:.1e} at most: {losses}")
+
+
 TESTS = {
     "kills": lambda programs, folder, options: whole_run_survives(programs, folder, options.kills),
+    "ranks": two_ranks_train_as_one,
     "imported": imported_trajectories_align,
     "quickstart": quickstart_learns,
 }

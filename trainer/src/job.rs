@@ -7,6 +7,7 @@
 mod bucket;
 pub mod builtin;
 mod fetch;
+mod ranks;
 pub mod serve;
 mod settings;
 mod sink;
@@ -49,6 +50,12 @@ pub enum JobError {
     /// Training failed.
     #[error("training failed")]
     Train(#[from] crate::train::RunError),
+    /// The variables that name the ranks are wrong.
+    #[error("the ranks cannot be told apart")]
+    World(#[from] crate::dist::world::WorldError),
+    /// The ranks did not meet.
+    #[error("the ranks lost each other")]
+    Collective(#[from] crate::dist::CollectiveError),
     /// The server failed.
     #[error("serving failed")]
     Serve(#[from] crate::serve::http::ServeError),
@@ -64,6 +71,8 @@ impl JobError {
             | Self::Open(_)
             | Self::Store(_)
             | Self::Local { .. }
+            | Self::World(_)
+            | Self::Collective(_)
             | Self::Serve(_) => false,
         }
     }

@@ -177,6 +177,10 @@ pub fn alignment_run(spec: &AlignmentRunSpec) -> Result<ValidRun, Problem> {
     if let Some(template) = &spec.forest {
         threshold("spec.forest.pairs.threshold", &template.pairs.threshold)?;
     }
+    if spec.trainer.gpus_per_node > 0 {
+        let remedy = "this version trains on CPUs only: write 0, and more nodes for more speed";
+        return Err(Problem::new("spec.trainer.gpusPerNode", remedy));
+    }
     if let Some(stage) = &spec.stages.sft {
         sft("spec.stages.sft", stage)?;
     }
@@ -304,6 +308,8 @@ mod tests {
         assert!(vllm.problem.contains("endpoint"), "{vllm}");
         let adapter = run(|s| s["model"]["adapter"] = json!("dir:/x")).unwrap_err();
         assert!(adapter.problem.contains("merge"), "{adapter}");
+        let gpus = run(|s| s["trainer"] = json!({ "gpusPerNode": 8 })).unwrap_err();
+        assert!(gpus.problem.contains("write 0"), "{gpus}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use sealign_manifest::group::{Lineage, OutputRef, Rejection};
 use sealign_manifest::train::{ModelManifest, ModelSource, TrainStep};
@@ -11,8 +12,8 @@ use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
 
 use super::settings::StepSettings;
 use super::sink::{StoreSink, restore};
-use super::{Bucket, JobError, bucket, fetch};
-use crate::train::{self, RunSummary, Stage, TrainConfig};
+use super::{Bucket, JobError, bucket, fetch, ranks};
+use crate::train::{self, RunSummary, SilentSink, Stage, TrainConfig};
 
 /// Runs the step that the environment describes. An input that cannot be used is left as a rejection in the store first.
 pub fn run(scratch: &Path) -> Result<(), JobError> {
@@ -64,13 +65,18 @@ fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), Job
         config.preferences.push(fetch::examples(bucket, &forest, "dpo", &data)?);
     }
     fetch::create(&config.output)?;
+    crate::process::set_threads(config.settings.threads);
+    let group = ranks::meet(Duration::from_secs(config.settings.collective_timeout_seconds))?;
+    if !group.leads() {
+        train::run_in(&group, &config, &mut SilentSink)?;
+        return Ok(());
+    }
     if let Some(step) = restore(bucket, &step.keys, &config.output)? {
         println!("resuming after step {step}");
     }
-    crate::process::set_threads(config.settings.threads);
     let local = |source| JobError::Local { path: config.output.clone(), source };
     let mut sink = StoreSink::open(&config.output, bucket.clone(), step.keys.clone()).map_err(local)?;
-    let summary = train::run(&config, &mut sink)?;
+    let summary = train::run_in(&group, &config, &mut sink)?;
     publish(bucket, step, &forest.digest, &summary, base_note(&config.model))
 }
 
