@@ -33,7 +33,12 @@ pub fn values(bed: &Bed, namespaces: &[&str]) -> Value {
                 "limits": { "memory": "512Mi" },
             },
         },
-        "networkPolicy": { "store": { "to": [{ "ipBlock": { "cidr": store } }], "ports": [7070] } },
+        // The bed is IPv4 only, and its enforcement (kube-router 1.6) gives up on rules for IPv6.
+        "networkPolicy": {
+            "store": { "to": [{ "ipBlock": { "cidr": store } }], "ports": [7070] },
+            "apiServer": { "to": [{ "ipBlock": { "cidr": "0.0.0.0/0" } }] },
+            "models": { "to": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"] } }] },
+        },
         // The administrator makes a pod of a zone, to look at its walls from inside.
         "admission": { "podCreators": [
             "system:serviceaccount:kube-system:job-controller", "system:kube-controller-manager", "admin",

@@ -1,6 +1,7 @@
 //! What runs beside the control plane: a real S3 server, fake nodes, enforcement of NetworkPolicies, Prometheus.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
@@ -106,9 +107,17 @@ pub fn fake_nodes(count: u16) -> String {
     json!({ "apiVersion": "v1", "kind": "List", "items": nodes.collect::<Vec<_>>() }).to_string()
 }
 
-/// Starts enforcement of NetworkPolicies on node `node`.
+/// Longest wait for a kubelet to register its node.
+const REGISTERED_MAX: Duration = Duration::from_mins(1);
+
+/// Starts enforcement of NetworkPolicies on node `node`, once the node is known: the program ends where it is not.
 pub fn start_policies(place: &Place, programs: &Programs, keys: &Keys, node: u8) -> Result<Process> {
     let name = node_name(node);
+    let kubectl = programs.path("kubectl")?;
+    let kubeconfig = format!("--kubeconfig={}", keys.text("admin.kubeconfig"));
+    // Whether it came is for the program to say, which names the node that it misses.
+    let _ =
+        until(REGISTERED_MAX, || run(Command::new(&kubectl).args([&kubeconfig, "get", "node", &name])).ok());
     let mut command = inside(place, &name, &programs.path("netpold")?);
     command.arg(format!("-kubeconfig={}", keys.text("admin.kubeconfig"))).arg(format!("-node={name}"));
     Process::start(place.folder(), &format!("netpold-{name}"), command)

@@ -9,8 +9,11 @@ use serde_json::Value;
 use crate::campaign::{self, LIMIT, digests, manifest};
 use sealign_cluster_tests::install::SYSTEM;
 
-/// Pause between kills: long enough to get something done, short enough for many kills in one campaign.
-const BETWEEN: Duration = Duration::from_secs(4);
+/// Pause between kills of the operator: long enough to get something done, short enough for many kills in one campaign.
+const OPERATOR_LIVES: Duration = Duration::from_secs(4);
+/// Pause between kills of a runner. One that is killed before its first record leaves a barren round, and after a few of
+/// those in a row the campaign waits for a person, as it should.
+const RUNNER_LIVES: Duration = Duration::from_secs(12);
 const KILLS_MAX: usize = 12;
 
 /// Force-deletes pods that `selector` names, which kills their processes without notice.
@@ -27,11 +30,11 @@ fn has_succeeded(session: &Session, namespace: &str) -> bool {
     })
 }
 
-fn kill_until_done(session: &Session, namespace: &str, pods: &str, selector: &str) -> usize {
+fn kill_until_done(session: &Session, namespace: &str, pods: &str, selector: &str, pause: Duration) -> usize {
     let end = Instant::now() + LIMIT;
     let mut kills = 0;
     while !has_succeeded(session, namespace) && Instant::now() < end && kills < KILLS_MAX {
-        std::thread::sleep(BETWEEN);
+        std::thread::sleep(pause);
         kills += usize::from(kill(session, pods, selector));
     }
     kills
@@ -57,7 +60,8 @@ pub fn kills_lose_nothing(bed: &mut Bed) {
     let session = bed.session();
     let path = manifest("campaign.yaml");
     session.kubectl(&["apply", "-n", "kills", "-f", &path.to_string_lossy()]).unwrap();
-    let kills = kill_until_done(session, "kills", SYSTEM, "app.kubernetes.io/component=operator");
+    let kills =
+        kill_until_done(session, "kills", SYSTEM, "app.kubernetes.io/component=operator", OPERATOR_LIVES);
     assert!(kills > 0, "the campaign was over before the first kill");
     equal_to_undisturbed(session, "kills");
     println!("  operator killed {kills} times");
@@ -68,7 +72,7 @@ pub fn runner_kills_lose_nothing(bed: &mut Bed) {
     let session = bed.session();
     let path = manifest("campaign.yaml");
     session.kubectl(&["apply", "-n", "runners", "-f", &path.to_string_lossy()]).unwrap();
-    let kills = kill_until_done(session, "runners", "runners", "sealign.dev/zone=runner");
+    let kills = kill_until_done(session, "runners", "runners", "sealign.dev/zone=runner", RUNNER_LIVES);
     assert!(kills > 0, "the campaign was over before the first kill");
     equal_to_undisturbed(session, "runners");
     println!("  runners killed {kills} times");
