@@ -29,7 +29,7 @@ quickstart: build ## Run the whole loop on this machine: collect, merge, SFT, DP
 
 .PHONY: test
 test: $(addprefix test-,$(TIERS)) ## Run every tier of tests, fast ones first.
-	@echo "test: all tiers passed; not among them: make test-cluster (real nodes; needs root and Go)"
+	@echo "test: all tiers passed; not among them: make test-chart and make test-cluster (real nodes; they need Go, root)"
 
 .PHONY: test-fast
 test-fast: setup ## Format, lints, pure crates, contracts, simulation.
