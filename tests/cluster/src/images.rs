@@ -14,9 +14,9 @@ use crate::process::run;
 pub const SEALIGN_IMAGE: &str = "bed.invalid/sealign:test";
 /// Image of trainers and model servers.
 pub const TRAINER_IMAGE: &str = "bed.invalid/sealign-trainer:test";
-/// Stand-in for the image that built-in tasks name: this machine's Python and shell tools, as in the embedded sandboxes,
+/// Image of built-in tasks: this machine's Python and shell tools, as in the embedded sandboxes,
 /// so that equal attempts have equal observations.
-pub const TASK_IMAGE: &str = "docker.io/library/python:3.12-slim";
+pub const TASK_IMAGE: &str = "bed.invalid/python:test";
 
 /// Packages whose programs a task image has.
 const TASK_PACKAGES: [&str; 7] = ["bash", "coreutils", "dash", "diffutils", "findutils", "grep", "sed"];

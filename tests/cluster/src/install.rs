@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bed::Bed;
 use crate::error::{BedError, Result};
+use crate::images::TASK_IMAGE;
 use crate::process::run;
 
 /// Namespace of the operator.
@@ -24,6 +25,7 @@ pub fn values(bed: &Bed, namespaces: &[&str]) -> Value {
         "namespaces": namespaces,
         "image": { "registry": "bed.invalid", "repository": "sealign", "tag": "test" },
         "trainerImage": { "registry": "bed.invalid", "repository": "sealign-trainer", "tag": "test" },
+        "sandboxes": { "pythonImage": TASK_IMAGE },
         "store": { "url": bed.bucket().url(), "credentials": { "create": credentials } },
         "operator": {
             "replicas": 1,
