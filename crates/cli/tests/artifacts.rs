@@ -7,29 +7,19 @@
     reason = "a test fails by panicking"
 )]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+use common::{json_of, said, sealign};
 use sealign_manifest::group::GroupManifest;
 use sealign_manifest::key::{Stage, blob, verdict};
 use sealign_manifest::{Digest, GradingItem, ItemKey, ObjectKeys};
 use serde_json::{Value, json};
 
 const UID: &str = "1a2b3c4d-0000-4000-8000-000000000001";
-
-fn sealign(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sealign")).current_dir(folder).args(arguments).output().unwrap()
-}
-
-fn json_of(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
 
 /// A state folder with an object of each kind that is named.
 struct State {

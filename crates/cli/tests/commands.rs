@@ -7,23 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
+use common::{json_of, said, sealign};
 use serde_json::{Value, json};
-
-fn sealign(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sealign")).current_dir(folder).args(arguments).output().unwrap()
-}
-
-fn json_of(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
 
 /// One attempt as a SWE-Gym row: the commands that it ran, and whether it solved the task.
 fn row(run: &str, commands: &[&str], resolved: bool) -> String {
