@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{config, model_folder, write_pairs, write_sft};
+use common::training_folder;
 use sealign_batch::order::{Grouping, StepSize};
 use sealign_trainer::model::tensors;
 use sealign_trainer::train::settings::{Anchor, Sharding};
@@ -34,10 +34,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let model = model_folder(folder.path(), "base", &config("qwen2", 4, 2, false), 11);
-        write_sft(&folder.path().join("sft.jsonl"), 24);
-        write_pairs(&folder.path().join("pairs.jsonl"), 24);
+        let (folder, model) = training_folder(false);
         Self { folder, model }
     }
 

@@ -11,7 +11,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{config, model_folder, write_pairs, write_sft};
+use common::training_folder;
 use sealign_batch::Layout;
 use sealign_batch::order::StepSize;
 use sealign_manifest::train::TrainProgress;
@@ -57,10 +57,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let model = model_folder(folder.path(), "base", &config("qwen2", 4, 2, true), 11);
-        write_sft(&folder.path().join("sft.jsonl"), 24);
-        write_pairs(&folder.path().join("pairs.jsonl"), 24);
+        let (folder, model) = training_folder(true);
         tch::set_num_threads(1);
         Self { folder, model }
     }

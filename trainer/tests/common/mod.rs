@@ -160,3 +160,12 @@ pub fn write_pairs(path: &Path, tasks: usize) {
     }
     std::fs::write(path, text).unwrap();
 }
+
+/// A folder with a model of three layers, 24 attempts (`sft.jsonl`) and 24 pairs (`pairs.jsonl`), and the model's own folder.
+pub fn training_folder(tied: bool) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model_folder(folder.path(), "base", &config("qwen2", 4, 2, tied), 11);
+    write_sft(&folder.path().join("sft.jsonl"), 24);
+    write_pairs(&folder.path().join("pairs.jsonl"), 24);
+    (folder, model)
+}
