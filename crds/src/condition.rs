@@ -51,6 +51,8 @@ pub mod reason {
     pub const INPUT_REJECTED: &str = "InputRejected";
     /// The store does not answer or refuses.
     pub const STORE_UNAVAILABLE: &str = "StoreUnavailable";
+    /// Pods wait for something outside.
+    pub const PODS_WAITING: &str = "PodsWaiting";
     /// The cluster's API does not answer or refuses.
     pub const CLUSTER_UNAVAILABLE: &str = "ClusterUnavailable";
     /// The budget is spent.

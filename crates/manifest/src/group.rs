@@ -243,6 +243,22 @@ pub struct Progress {
     /// Why not, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub blocked: String,
+    /// Pods that find no node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unschedulable: Option<WaitingPods>,
+    /// Pods that cannot pull their image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_pull_failing: Option<WaitingPods>,
+}
+
+/// Pods that do not start for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingPods {
+    /// How many.
+    pub pods: u64,
+    /// What is said of one of them: the scheduler's or the kubelet's words, bounded.
+    pub detail: String,
 }
 
 /// The closed set of a campaign: the end of its work and what everything downstream names.

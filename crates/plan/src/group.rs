@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use sealign_manifest::ItemKey;
-use sealign_manifest::group::{GroupItems, GroupManifest, GroupRef, RoundMap};
+use sealign_manifest::group::{GroupItems, GroupManifest, GroupRef, RoundMap, TryCause, TryRecord};
 use sealign_manifest::key::{Stage, record_item};
 
 use crate::context::Context;
@@ -138,7 +138,7 @@ fn position(
     if job.is_leaving {
         return Ok(Position::Leaving);
     }
-    Ok(after(cx, map, job, &recorded, rounds_max))
+    after(cx, map, job, &recorded, rounds_max)
 }
 
 /// What follows a round that is over.
@@ -148,24 +148,36 @@ fn after(
     job: &JobView,
     recorded: &BTreeSet<ItemKey>,
     rounds_max: u32,
-) -> Position {
+) -> Result<Position, NoDecision> {
     let RoundMap { group, stage, round, barren, items } = map;
     let before = items.len();
     let items: Vec<ItemKey> = items.into_iter().filter(|item| !recorded.contains(item)).collect();
-    if items.is_empty() {
-        return Position::Recorded;
-    }
-    let barren = if items.len() < before { 0 } else { barren.saturating_add(1) };
+    let Some(first) = items.first() else { return Ok(Position::Recorded) };
+    let barren = if items.len() < before {
+        0
+    } else if job.is_late && found_no_node(cx, first, round)? {
+        barren
+    } else {
+        barren.saturating_add(1)
+    };
     if barren >= rounds_max {
-        return Position::Stuck(barren);
+        return Ok(Position::Stuck(barren));
     }
-    match not_before(job, barren, cx.installation.barren_wait_seconds) {
+    Ok(match not_before(job, barren, cx.installation.barren_wait_seconds) {
         Some(time) if time > cx.now => Position::Waiting(time),
         _ => {
             let next = RoundMap { group, stage, round: round.saturating_add(1), barren, items };
             Position::Over(next, job.clone())
         }
-    }
+    })
+}
+
+/// Whether the runner says that the pod of `item` found no node: such a round burns nothing. One item speaks for all: where
+/// others failed for reasons that count, their tries end them.
+fn found_no_node(cx: Context<'_>, item: &ItemKey, round: u32) -> Result<bool, NoDecision> {
+    let key = cx.owner.keys.failed_try(item, round);
+    let failed = cx.snapshot.document::<TryRecord>(&key, "a failed try")?;
+    Ok(failed.is_some_and(|failed| failed.cause == TryCause::Unschedulable))
 }
 
 /// The first map of a group's stage: all of its items, in the order in which they were frozen.

@@ -17,6 +17,9 @@ use crate::{Kind, validate};
 /// Rounds in a row without a result after which a worker of an object without retry settings waits for help.
 pub const WORKER_ROUNDS_MAX: u32 = 5;
 
+/// Conditions that are claimed while pods wait, and are False otherwise once they were True.
+const WAITS: [&str; 2] = [kind::IMAGE_PULL_FAILING, kind::UNSCHEDULABLE];
+
 /// Reads the status of the snapshot's object; one that another version wrote is as good as none.
 pub fn status<T: DeserializeOwned + Default>(cx: Context<'_>) -> T {
     let status = cx.snapshot.object.data.get("status").cloned().unwrap_or(Value::Null);
@@ -106,11 +109,17 @@ pub fn delete_live_jobs(cx: Context<'_>, draft: &mut Draft) -> Result<(), Unread
 /// The decision, from what was gathered. `status` has everything but its conditions.
 pub fn decided<T: Serialize>(
     cx: Context<'_>,
-    draft: Draft,
+    mut draft: Draft,
     before: &[Condition],
     mut status: T,
     put: impl FnOnce(&mut T, Option<i64>, Vec<Condition>),
 ) -> Result<Step, NoDecision> {
+    let is_claimed = |wait: &str| draft.claims.iter().any(|claim| claim.kind == wait);
+    // Nobody says that nothing waits any more: pods that started, a pause, an end all do.
+    let past = WAITS.into_iter().filter(|wait| before.iter().any(|c| c.type_ == *wait) && !is_claimed(wait));
+    for wait in past.collect::<Vec<_>>() {
+        draft.claim(wait, Some(false), reason::ACTIVE, "");
+    }
     let conditions = condition::merge(before, &draft.claims, cx.owner.generation, cx.now);
     let claims_end = |claim: &condition::Claim| {
         let end = if cx.owner.kind == Kind::TaskSet { kind::READY } else { kind::FINISHED };

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
+use sealign_crds::condition::{kind, reason};
 use sealign_crds::shared::{QueueSpec, SandboxSpec};
 use sealign_manifest::ObjectKeys;
-use sealign_manifest::group::{PlanManifest, Progress, RoundMap};
+use sealign_manifest::group::{PlanManifest, Progress, RoundMap, WaitingPods};
 use sealign_manifest::key::Stage;
 
 use crate::Kind;
@@ -104,7 +105,34 @@ pub fn drive(cx: Context<'_>, draft: &mut Draft, work: &Work<'_>) -> Result<Driv
     if !matches!(driven.runner, Worker::Rejected(_)) {
         groups(cx, draft, work, &jobs, &mut driven)?;
     }
+    if matches!(&driven.runner, Worker::Live(job) if job.is_ready) {
+        claim_waits(draft, &driven.progress);
+    }
     Ok(driven)
+}
+
+/// Claims the conditions of pods that do not start. They hold nothing back: other pods may start.
+fn claim_waits(draft: &mut Draft, progress: &Progress) {
+    let waits = [
+        (
+            kind::UNSCHEDULABLE,
+            &progress.unschedulable,
+            "find no node",
+            "add nodes, or lower the parallelism or what spec.sandbox asks for",
+        ),
+        (
+            kind::IMAGE_PULL_FAILING,
+            &progress.image_pull_failing,
+            "cannot pull their image",
+            "correct the image of these tasks, or the registry and its pull secret",
+        ),
+    ];
+    for (condition, waiting, what, remedy) in waits {
+        if let Some(WaitingPods { pods, detail }) = waiting {
+            let message = format!("{pods} pods {what}: {}: {remedy}", bounded(detail));
+            draft.claim(condition, Some(true), reason::PODS_WAITING, message);
+        }
+    }
 }
 
 /// What is read of any plan that is driven, whatever its stage.

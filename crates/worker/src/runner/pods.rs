@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sealign_manifest::ItemKey;
-use sealign_manifest::group::{RoundMap, TryCause};
+use sealign_manifest::group::{RoundMap, TryCause, WaitingPods};
 
 /// Exit code of a sandbox server whose runner fell silent.
 const EXIT_RUNNER_SILENT: i32 = 10;
@@ -144,23 +144,16 @@ pub fn fate(pod: Option<&Pod>, was_claimed: bool) -> Fate {
     Fate::Failed(cause, detail())
 }
 
-/// What keeps pods from starting, for people: how many wait for a node or for their image, with the words of one.
-pub fn waiting(pods: &[Arc<Pod>]) -> Option<String> {
-    let is_waiting = |pod: &&Arc<Pod>| pod.phase == Phase::Pending && !pod.reason.is_empty();
-    let causes = [
-        (TryCause::Unschedulable, "find no node"),
-        (TryCause::Image, "cannot pull their image"),
-        (TryCause::Sandbox, "do not start"),
-    ];
-    let lines = causes.into_iter().filter_map(|(cause, what)| {
-        let of_cause =
-            |pod: &&Arc<Pod>| matches!(fate(Some(pod), false), Fate::Failed(found, _) if found == cause);
-        let mut found = pods.iter().filter(is_waiting).filter(of_cause);
-        let first = found.next()?;
-        Some(format!("{} pods {what}: {}", found.count() + 1, first.reason))
-    });
-    let lines: Vec<String> = lines.collect();
-    (!lines.is_empty()).then(|| lines.join("; "))
+/// The pods that wait for what `cause` names, with the words of one; `None` where there are none.
+pub fn waiting(pods: &[Arc<Pod>], cause: TryCause) -> Option<WaitingPods> {
+    let waits = |pod: &&Arc<Pod>| {
+        let is_waiting = pod.phase == Phase::Pending && !pod.reason.is_empty();
+        is_waiting && matches!(fate(Some(pod), false), Fate::Failed(found, _) if found == cause)
+    };
+    let mut found = pods.iter().filter(waits);
+    let first = found.next()?;
+    let others = u64::try_from(found.count()).unwrap_or(u64::MAX);
+    Some(WaitingPods { pods: others.saturating_add(1), detail: first.reason.clone() })
 }
 
 #[cfg(test)]
@@ -168,16 +161,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_that_wait_for_a_node_or_an_image_are_told_of_and_others_are_not() {
+    fn pods_that_wait_for_a_node_or_an_image_are_counted_and_others_are_not() {
         let waits = |reason: &str| Arc::new(Pod { phase: Phase::Pending, ..ended(reason, None) });
-        assert_eq!(waiting(&[waits(""), Arc::new(ended("Unschedulable: x", None))]), None);
-        let pods =
-            [waits("Unschedulable: 0/2 nodes"), waits("Unschedulable: 0/2 nodes"), waits("ErrImagePull: no")];
-        let told = waiting(&pods).unwrap();
-        assert_eq!(
-            told,
-            "2 pods find no node: Unschedulable: 0/2 nodes; 1 pods cannot pull their image: ErrImagePull: no"
-        );
+        let started = Arc::new(ended("Unschedulable: x", None));
+        let pods = [
+            waits(""),
+            started,
+            waits("Unschedulable: 0/2"),
+            waits("Unschedulable: 0/3"),
+            waits("ErrImagePull: no"),
+        ];
+        let told = |pods: u64, detail: &str| Some(WaitingPods { pods, detail: detail.into() });
+        assert_eq!(waiting(&pods, TryCause::Unschedulable), told(2, "Unschedulable: 0/2"));
+        assert_eq!(waiting(&pods, TryCause::Image), told(1, "ErrImagePull: no"));
+        assert_eq!(waiting(&pods, TryCause::Sandbox), None);
     }
 
     fn ended(reason: &str, exit_code: Option<i32>) -> Pod {

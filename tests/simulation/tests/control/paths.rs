@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::executor::block_on;
 use kube::core::DynamicObject;
+use sealign_manifest::key::Stage;
 use sealign_plan::names;
 use sealign_reconcile::port::{Cluster, Kind};
 use serde_json::{Value, json};
@@ -122,6 +123,26 @@ fn a_spent_budget_stops_new_attempts_and_raising_it_goes_on() {
     assert_eq!(rounds, first + 1, "the runner hears of the new amount in a round of its own");
     finish(&mut world, goal);
     assert_eq!(of_campaign(&world, "BudgetExhausted").0, "False");
+}
+
+#[test]
+fn a_cluster_without_room_is_a_condition_and_burns_no_rounds_however_long_it_lasts() {
+    let mut world = World::new(9);
+    create(&world, task_set("train", 0));
+    create(&world, campaign_object());
+    let goal = Goal { kind: Kind::RolloutCampaign, name: "fifty", condition: "Succeeded" };
+    world.is_full = true;
+    ticks(&mut world, 120);
+    let (status, reason, message) = of_campaign(&world, "Unschedulable");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "PodsWaiting"));
+    assert!(message.contains("3 pods find no node") && message.contains("add nodes"), "{message}");
+    assert_eq!(of_campaign(&world, "Succeeded").1, "Running");
+    let keys = names::keys(goal.kind, &get(&world, goal.kind, goal.name).unwrap());
+    let rounds = world.store.below(&keys.rounds("g0000", Stage::Rollout)).len();
+    assert!(rounds > 10, "{rounds} rounds, more than may bring nothing");
+    world.is_full = false;
+    finish(&mut world, goal);
+    assert_eq!(of_campaign(&world, "Unschedulable").0, "False");
 }
 
 #[test]

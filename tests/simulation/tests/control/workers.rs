@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use sealign_manifest::group::{
     ClosedSet, ForestManifest, GroupItems, GroupManifest, GroupRef, HealthManifest, PlanManifest, Progress,
-    TaskListManifest, TaskRef,
+    RoundMap, TaskListManifest, TaskRef, TryCause, TryRecord, WaitingPods,
 };
 use sealign_manifest::key::{Stage, record_item};
 use sealign_manifest::record::Outcome;
@@ -151,10 +151,26 @@ fn resolve_plan(store: &MapStore, config: &ResolvePlan) {
     write(store, &config.keys.plan(), &plan(list.digest().unwrap(), groups, true));
 }
 
-/// What a live runner does: closes what is complete. Whether everything is.
-pub fn run(store: &MapStore, config: &Run) -> bool {
+/// What a runner leaves of a round whose pods found no node.
+pub fn write_unschedulable(store: &MapStore, keys: &ObjectKeys, map: &RoundMap) {
+    for item in &map.items {
+        let failed = TryRecord {
+            item: item.clone(),
+            round: map.round,
+            cause: TryCause::Unschedulable,
+            tokens: Some(0),
+            detail: String::new(),
+        };
+        write(store, &keys.failed_try(item, map.round), &failed);
+    }
+}
+
+/// What a live runner does: closes what is complete, and says where pods find no node. Whether everything is closed.
+pub fn run(store: &MapStore, config: &Run, is_full: bool) -> bool {
     let plan: PlanManifest = read(store, &config.keys.plan()).unwrap();
-    let mut progress = Progress { ready: true, ..Progress::default() };
+    let waiting = || WaitingPods { pods: 3, detail: "Unschedulable: 0/2 nodes are available".into() };
+    let unschedulable = is_full.then(waiting);
+    let mut progress = Progress { ready: true, unschedulable, ..Progress::default() };
     let mut open = 0;
     for group in &plan.groups {
         let rollouts = recorded(store, &config.keys, &group.id, Stage::Rollout);

@@ -74,6 +74,8 @@ enum Role {
 
 struct Sandboxes {
     map: RoundMap,
+    /// Keys of the object that they belong to.
+    keys: ObjectKeys,
     /// Where their records go.
     records: String,
 }
@@ -88,6 +90,8 @@ pub struct World {
     leftovers: Vec<String>,
     /// The most sandboxes that live Jobs could have had at once.
     pub peak: u32,
+    /// No node has room for a sandbox.
+    pub is_full: bool,
 }
 
 impl World {
@@ -114,6 +118,7 @@ impl World {
             jobs: state.jobs.clone(),
             leftovers: state.leftovers.clone(),
             peak: 0,
+            is_full: false,
         }
     }
 
@@ -221,6 +226,11 @@ impl World {
         job.state.decide(&spec, self.now());
         if job.state.end.is_some() {
             job.state.active.clear();
+            if let Role::Sandbox(sandboxes) = &job.role
+                && self.is_full
+            {
+                workers::write_unschedulable(&self.store, &sandboxes.keys, &sandboxes.map);
+            }
         }
     }
 
@@ -232,7 +242,7 @@ impl World {
         let is_done = match config {
             WorkerConfig::Serve(_) => return,
             WorkerConfig::Run(run) => {
-                let is_done = workers::run(&self.store, run);
+                let is_done = workers::run(&self.store, run, self.is_full);
                 // A runner runs out of memory once, in the middle of its work.
                 let dies = job.round == 0 && job.ticks == 4;
                 if !is_done && !dies {
@@ -247,7 +257,7 @@ impl World {
         }
     }
 
-    fn advance_sandboxes(&self, Sandboxes { map, records }: &Sandboxes, job: &mut Job) {
+    fn advance_sandboxes(&self, Sandboxes { map, records, .. }: &Sandboxes, job: &mut Job) {
         let spec = job.spec.clone();
         for index in job.state.active.clone() {
             let item = &map.items[index as usize];
@@ -272,6 +282,9 @@ impl World {
     /// What becomes of the pod of an item: the seed says, and every third round all goes well.
     fn fate(&self, item: &ItemKey, map: &RoundMap) -> Fate {
         let round = map.round;
+        if self.is_full {
+            return Fate::NeverStarts;
+        }
         if round >= 2 {
             return Fate::Records;
         }
@@ -321,7 +334,8 @@ fn meet(object: &DynamicObject, keys: &ObjectKeys) -> Job {
         let pointer = "/spec/template/metadata/annotations/sealign.dev~1round-map";
         let map: RoundMap =
             serde_json::from_str(object.data.pointer(pointer).unwrap().as_str().unwrap()).unwrap();
-        Role::Sandbox(Arc::new(Sandboxes { records: keys.records(&map.group, map.stage), map }))
+        let records = keys.records(&map.group, map.stage);
+        Role::Sandbox(Arc::new(Sandboxes { map, keys: keys.clone(), records }))
     } else {
         let env = object.data.pointer("/spec/template/spec/containers/0/env").unwrap().as_array().unwrap();
         let config = env.iter().find(|variable| variable["name"] == CONFIG_VARIABLE).unwrap();

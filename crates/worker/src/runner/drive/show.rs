@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sealign_manifest::group::Progress;
+use sealign_manifest::group::{Progress, TryCause, WaitingPods};
 use sealign_manifest::key::Stage;
 use sealign_storage::ArtifactStoreExt as _;
 
@@ -67,9 +67,14 @@ impl Driver {
         progress.blocked =
             if self.blocked.is_empty() { silent.unwrap_or_default() } else { self.blocked.clone() };
         progress.ready = progress.blocked.is_empty();
-        if progress.ready {
+        let pods = self.seen.borrow();
+        progress.unschedulable = waiting(&pods, TryCause::Unschedulable);
+        progress.image_pull_failing = waiting(&pods, TryCause::Image);
+        if progress.ready
+            && let Some(WaitingPods { pods, detail }) = waiting(&pods, TryCause::Sandbox)
+        {
             // No reason to hold anything back, but one to tell.
-            progress.blocked = waiting(&self.seen.borrow()).unwrap_or_default();
+            progress.blocked = format!("{pods} pods do not start: {detail}");
         }
         progress
     }

@@ -47,6 +47,8 @@ struct Seen {
     /// Pods that ended and were deleted, oldest first.
     departed: VecDeque<Arc<Pod>>,
     maps: Maps,
+    /// When a pod of each image was last seen to run: what pulls, while others do not.
+    running: BTreeMap<String, Instant>,
     /// The pods of the list that is being read.
     listing: BTreeSet<Place>,
     is_synced: bool,
@@ -92,7 +94,13 @@ impl Seen {
     }
 
     fn apply(&mut self, pod: &KubePod) -> Option<Place> {
+        let image = image(pod);
         let pod = Arc::new(view(pod, &mut self.maps)?);
+        if pod.phase == Phase::Running
+            && let Some(image) = image
+        {
+            self.running.insert(image.to_owned(), Instant::now());
+        }
         let place = (pod.name.clone(), pod.uid.clone());
         if self.pods.get(&place) != Some(&pod) {
             self.pods.insert(place.clone(), pod);
@@ -101,8 +109,9 @@ impl Seen {
         Some(place)
     }
 
-    /// A pod that is deleted while it waits has ended with what it waited for, where that lasted as long as a pod may take
-    /// to start: sooner, its round was ended by somebody and nothing follows for the image.
+    /// A pod that is deleted while it waits has ended with what it waited for. An image is to blame where that lasted as long
+    /// as a pod may take to start (sooner, its round was ended by somebody) and other images were pulled meanwhile: where
+    /// none is, the registry is away, and no item is closed for that.
     fn mark_end_of_wait(&mut self, place: &Place, deleted: &KubePod) {
         let Some(pod) = self.pods.get(place).filter(|pod| pod.phase == Phase::Pending) else { return };
         let cause = match fate(Some(pod), false) {
@@ -111,13 +120,21 @@ impl Seen {
         };
         let is_over = match cause {
             TryCause::Unschedulable => true,
-            TryCause::Image => waited(deleted) >= allowance(deleted),
+            TryCause::Image => waited(deleted) >= allowance(deleted) && self.has_pulled_others(deleted),
             _ => false,
         };
         if is_over {
             let ended = Pod { phase: Phase::Failed, ..Pod::clone(pod) };
             self.pods.insert(place.clone(), Arc::new(ended));
         }
+    }
+
+    /// Whether pods of other images ran while this one waited.
+    fn has_pulled_others(&self, waiting: &KubePod) -> bool {
+        let Ok(seconds) = u64::try_from(waited(waiting)) else { return false };
+        let own = image(waiting);
+        let is_recent = |last: &Instant| last.elapsed() <= Duration::from_secs(seconds);
+        self.running.iter().any(|(image, last)| Some(image.as_str()) != own && is_recent(last))
     }
 
     fn depart(&mut self, place: &Place) {
@@ -151,6 +168,12 @@ impl Seen {
         pods.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
         Ok(pods)
     }
+}
+
+/// The image of the container that counts.
+fn image(pod: &KubePod) -> Option<&str> {
+    let mut containers = pod.spec.as_ref()?.containers.iter();
+    containers.find(|container| container.name == view::MAIN)?.image.as_deref()
 }
 
 /// Seconds from a pod's creation to its deletion, by the API server's clock; none where it does not say.

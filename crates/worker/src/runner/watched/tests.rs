@@ -15,6 +15,7 @@ fn pod(name: &str, change: impl FnOnce(&mut Value)) -> KubePod {
             "annotations": { "sealign.dev/round-map": MAP, "batch.kubernetes.io/job-completion-index": "0",
                 "sealign.dev/start-seconds": "600" },
         },
+        "spec": { "containers": [{ "name": "main", "image": "tasks-a" }] },
         "status": { "phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [{ "name": "main", "image": "i",
             "imageID": "", "ready": true, "restartCount": 0, "state": { "running": {} } }] },
     });
@@ -79,17 +80,38 @@ fn a_running_pod_that_vanishes_leaves_nothing() {
     assert_eq!(names(&mut missed), [("b".to_owned(), Phase::Running)]);
 }
 
+/// What is left of a pod that was deleted while it waited, beside a running pod of the image `neighbour`.
+fn after_waiting(reason: &str, deleted: &str, neighbour: &str) -> Vec<(String, Phase)> {
+    let waiting = || pod("a", |document| waits(document, reason, deleted));
+    let other = pod("b", |document| document["spec"]["containers"][0]["image"] = json!(neighbour));
+    let mut seen = synced([waiting(), other]);
+    seen.take(watcher::Event::Delete(waiting()));
+    names(&mut seen).into_iter().filter(|(name, _)| name == "a").collect()
+}
+
 #[test]
 fn an_image_that_outlasted_the_start_allowance_is_a_failed_try_and_a_short_wait_is_not() {
-    let delete = |after: &'static str, reason: &'static str| {
-        let mut seen = synced([pod("a", |document| waits(document, reason, after))]);
-        seen.take(watcher::Event::Delete(pod("a", |document| waits(document, reason, after))));
-        names(&mut seen)
-    };
     let failed = [("a".to_owned(), Phase::Failed)];
-    assert_eq!(delete("2026-01-01T00:10:00Z", "ImagePullBackOff"), failed);
-    assert_eq!(delete("2026-01-01T00:02:00Z", "ImagePullBackOff"), []);
-    assert_eq!(delete("2026-01-01T00:10:00Z", "ContainerCreating"), []);
+    assert_eq!(after_waiting("ImagePullBackOff", "2026-01-01T00:10:00Z", "tasks-b"), failed);
+    assert_eq!(after_waiting("ImagePullBackOff", "2026-01-01T00:02:00Z", "tasks-b"), []);
+    assert_eq!(after_waiting("ContainerCreating", "2026-01-01T00:10:00Z", "tasks-b"), []);
+}
+
+#[test]
+fn no_image_is_to_blame_while_no_other_image_is_pulled() {
+    assert_eq!(after_waiting("ImagePullBackOff", "2026-01-01T00:10:00Z", "tasks-a"), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_was_pulled_before_the_wait_says_nothing_about_the_registry_now() {
+    let waiting = || pod("a", |document| waits(document, "ErrImagePull", "2026-01-01T00:10:00Z"));
+    let other = pod("b", |document| document["spec"]["containers"][0]["image"] = json!("tasks-b"));
+    let mut seen = synced([other.clone()]);
+    seen.take(watcher::Event::Delete(other));
+    tokio::time::advance(Duration::from_secs(601)).await;
+    seen.take(watcher::Event::Apply(waiting()));
+    seen.take(watcher::Event::Delete(waiting()));
+    assert_eq!(names(&mut seen), []);
 }
 
 #[tokio::test(start_paused = true)]

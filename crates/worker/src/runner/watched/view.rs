@@ -11,7 +11,7 @@ use sealign_plan::resources::{model_server, sandbox};
 use crate::runner::pods::{Phase, Pod, PodRole};
 
 /// Name of the container that counts, in every pod of ours.
-const MAIN: &str = "main";
+pub const MAIN: &str = "main";
 /// Annotation of the Job controller: the completion index.
 const INDEX_ANNOTATION: &str = "batch.kubernetes.io/job-completion-index";
 /// Largest round map that is read: a full one has 2.3 KiB, and an annotation may have 256.
