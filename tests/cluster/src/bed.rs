@@ -1,6 +1,7 @@
 //! A bed: start it, use it, drop it.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,7 @@ impl Bed {
         let bed = Self { place, programs, keys, session, bucket, processes, nodes, began };
         bed.wait_nodes(options.nodes)?;
         bed.wait_accounts()?;
+        bed.session.apply(&services::dns_objects(&bed.place))?;
         if options.fake_nodes > 0 {
             bed.session.apply(&services::fake_nodes(options.fake_nodes))?;
         }
@@ -109,6 +111,7 @@ impl Bed {
         let nodes = nodes.collect::<Result<Vec<_>>>()?;
         control_plane::wait_ready(place, &keys, &mut processes)?;
         processes.extend(control_plane::start_controllers(place, programs, &keys)?);
+        processes.push(services::start_dns(place, programs, &keys)?);
         node::let_join(place)?;
         if options.policies {
             for node in 1..=options.nodes {
@@ -129,6 +132,11 @@ impl Bed {
     /// The S3 server.
     pub fn bucket(&self) -> &Bucket {
         &self.bucket
+    }
+
+    /// Where the S3 server keeps the bucket: a file an object.
+    pub fn bucket_folder(&self) -> PathBuf {
+        services::bucket_folder(&self.place)
     }
 
     /// Where the bed lives.
@@ -155,6 +163,12 @@ impl Bed {
         if let Some(slot) = self.nodes.get_mut(usize::from(node).wrapping_sub(1)) {
             *slot = Some(process);
         }
+        Ok(())
+    }
+
+    /// Starts Prometheus for `monitors` (of [`crate::scrape`]) and rule files. It goes with the bed.
+    pub fn start_prometheus(&mut self, monitors: &[serde_json::Value], rules: &[String]) -> Result<()> {
+        self.processes.extend(services::start_prometheus(&self.place, &self.keys, monitors, rules)?);
         Ok(())
     }
 

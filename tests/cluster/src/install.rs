@@ -20,7 +20,8 @@ const READY: Duration = Duration::from_mins(2);
 pub fn values(bed: &Bed, namespaces: &[&str]) -> Value {
     let credentials: serde_json::Map<_, _> =
         bed.bucket().variables().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    let store = format!("{}/32", bed.place().address(1));
+    // Store and DNS are there, and nothing else is open to trainers.
+    let services = format!("{}/32", bed.place().address(1));
     json!({
         "namespaces": namespaces,
         "image": { "registry": "bed.invalid", "repository": "sealign", "tag": "test" },
@@ -37,8 +38,11 @@ pub fn values(bed: &Bed, namespaces: &[&str]) -> Value {
         },
         // The bed is IPv4 only, and its enforcement (kube-router 1.6) gives up on rules for IPv6.
         "networkPolicy": {
-            "store": { "to": [{ "ipBlock": { "cidr": store } }], "ports": [7070] },
+            "dns": { "to": [{ "ipBlock": { "cidr": services } }] },
+            "store": { "to": [{ "ipBlock": { "cidr": services } }], "ports": [7070] },
             "apiServer": { "to": [{ "ipBlock": { "cidr": "0.0.0.0/0" } }] },
+            // Prometheus is no pod here.
+            "prometheus": { "from": [{ "ipBlock": { "cidr": services } }] },
             "models": { "to": [{ "ipBlock": { "cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"] } }] },
         },
         // The administrator makes a pod of a zone, to look at its walls from inside.
@@ -58,7 +62,9 @@ pub fn install(bed: &Bed, namespaces: &[&str]) -> Result<()> {
     let mut helm = session.tool("helm");
     helm.args(["install", "sealign"]).arg(chart).args(["-n", SYSTEM, "--create-namespace", "-f"]).arg(&file);
     run(&mut helm)?;
-    session.wait("Available", "deployment/sealign-operator", SYSTEM, READY)?;
+    // Not the condition Available, which allows for one pod that is not.
+    let timeout = format!("--timeout={}s", READY.as_secs());
+    session.kubectl(&["rollout", "status", "deployment/sealign-operator", "-n", SYSTEM, &timeout])?;
     let leads = |lease: &Value| {
         lease.pointer("/spec/holderIdentity").and_then(Value::as_str).is_some_and(|holder| !holder.is_empty())
     };

@@ -61,6 +61,11 @@ impl Keys {
         Ok(keys)
     }
 
+    /// URL of the API server.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// Path of a file by its name: `ca.crt`, `<client>.crt`, `<client>.key`, `<client>.kubeconfig`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)

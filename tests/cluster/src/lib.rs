@@ -20,6 +20,7 @@ pub mod pack;
 pub mod place;
 pub mod process;
 pub mod programs;
+pub mod scrape;
 pub mod services;
 pub mod session;
 pub mod sweep;

@@ -12,6 +12,7 @@ use crate::network::{inside, node_name};
 use crate::place::Place;
 use crate::process::Process;
 use crate::programs::{NETWORK_PLUGINS, Programs};
+use crate::services::DNS_ADDRESS;
 
 /// Image of a pod's first container, packed by [`crate::images`].
 pub const PAUSE_IMAGE: &str = "bed.invalid/pause:1";
@@ -35,7 +36,7 @@ pub fn start(place: &Place, programs: &Programs, keys: &Keys, node: u8) -> Resul
     write("containerd.toml", containerd(&folder, &programs.path("runc")?))?;
     write("cni/net.d/10-pods.conflist", pods_network(&folder, &place.pod_range(node)))?;
     write("kubelet.yaml", kubelet(place, keys, node, &folder))?;
-    write("resolv.conf", "nameserver 10.96.0.10\n".to_owned())?;
+    write("resolv.conf", format!("nameserver {DNS_ADDRESS}\n"))?;
     write("node.sh", include_str!("node.sh").to_owned())?;
     fs::copy(keys.path(&format!("{name}.kubeconfig")), folder.join("kubeconfig"))
         .map_err(BedError::file(folder.join("kubeconfig")))?;
@@ -140,7 +141,7 @@ seccompDefault: true
 # Requests count, quotas do not: a sandbox of a tenth of a core would take ten times as long on an idle machine.
 cpuCFSQuota: false
 clusterDomain: cluster.local
-clusterDNS: [10.96.0.10]
+clusterDNS: [{DNS_ADDRESS}]
 resolvConf: "{d}/resolv.conf"
 podLogsDir: "{d}/podlogs"
 volumePluginDir: "{d}/plugins"

@@ -12,7 +12,8 @@ use crate::error::{BedError, Result};
 
 /// Bytes of a program's output that an error quotes.
 const QUOTED_BYTES: usize = 2_000;
-const POLL: Duration = Duration::from_millis(50);
+/// Between two looks. Many of them are a kubectl, which costs a tenth of a second of CPU.
+const POLL: Duration = Duration::from_millis(200);
 
 /// A program that runs until it is ended.
 #[derive(Debug)]

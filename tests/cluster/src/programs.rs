@@ -27,7 +27,7 @@ pub const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 /// Groups of `binaries.sh` without which there is no bed.
 const NEEDED: [&str; 3] = ["kube", "containerd", "runc"];
 /// Groups that single features need.
-const WANTED: [&str; 4] = ["versitygw", "kwok", "netpold", "helm"];
+const WANTED: [&str; 5] = ["versitygw", "dns", "kwok", "netpold", "helm"];
 
 /// Folders of built programs.
 #[derive(Clone, Debug)]

@@ -1,10 +1,12 @@
-//! What runs beside the control plane: a real S3 server, fake nodes, enforcement of NetworkPolicies, Prometheus.
+//! What runs beside the control plane: a real S3 server, the cluster's DNS, fake nodes, enforcement of NetworkPolicies,
+//! Prometheus.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{BedError, Result};
 use crate::keys::Keys;
@@ -12,7 +14,10 @@ use crate::network::{CONTROL_PLANE, inside, node_name};
 use crate::place::Place;
 use crate::process::{Process, run, until};
 use crate::programs::Programs;
+use crate::scrape;
 
+/// Address of the cluster's DNS, which pods are told.
+pub const DNS_ADDRESS: &str = "10.96.0.10";
 /// Bucket of the bed's S3 server.
 pub const BUCKET: &str = "sealign";
 const ACCESS_KEY: &str = "sealign";
@@ -57,19 +62,55 @@ impl Bucket {
     }
 }
 
+/// Where the S3 server keeps the bucket: a file an object.
+pub fn bucket_folder(place: &Place) -> PathBuf {
+    place.folder().join("s3").join(BUCKET)
+}
+
 /// Starts versitygw on the LAN with an empty bucket.
 pub fn start_store(place: &Place, programs: &Programs) -> Result<(Process, Bucket)> {
-    let data = place.folder().join("s3");
-    let bucket = data.join(BUCKET);
+    let bucket = bucket_folder(place);
     fs::create_dir_all(&bucket).map_err(BedError::file(&bucket))?;
     let address = format!("{}:{STORE_PORT}", place.address(1));
     let mut command = inside(place, CONTROL_PLANE, &programs.path("versitygw")?);
     command
         .args(["--port", &address, "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet", "posix"])
-        .arg(&data);
+        .args(bucket.parent());
     let mut process = Process::start(place.folder(), "versitygw", command)?;
     wait_open(&mut process, &address)?;
     Ok((process, Bucket { endpoint: format!("http://{address}") }))
+}
+
+/// Starts the cluster's DNS on the LAN, at port 53. [`dns_objects`] give it its address among Services.
+pub fn start_dns(place: &Place, programs: &Programs, keys: &Keys) -> Result<Process> {
+    let file = place.folder().join("Corefile");
+    let (address, kubeconfig) = (place.address(1), keys.text("admin.kubeconfig"));
+    let text = format!(
+        ".:53 {{\n  bind {address}\n  errors\n  kubernetes cluster.local {{\n    kubeconfig {kubeconfig}\n    ttl 5\n  }}\n}}\n"
+    );
+    fs::write(&file, text).map_err(BedError::file(&file))?;
+    let mut command = inside(place, CONTROL_PLANE, &programs.path("dns")?);
+    command.arg("-conf").arg(&file);
+    Process::start(place.folder(), "dns", command)
+}
+
+/// The Service of the cluster's DNS at [`DNS_ADDRESS`], and its endpoint: a process of no pod.
+pub fn dns_objects(place: &Place) -> String {
+    let ports = [("dns", "UDP"), ("dns-tcp", "TCP")]
+        .map(|(name, protocol)| json!({ "name": name, "port": 53, "protocol": protocol }));
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "kube-dns", "namespace": "kube-system" },
+        "spec": { "clusterIP": DNS_ADDRESS, "ports": ports },
+    });
+    let endpoints = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system", "labels": { "kubernetes.io/service-name": "kube-dns" },
+        },
+        "endpoints": [{ "addresses": [place.address(1)], "conditions": { "ready": true } }],
+        "ports": ports,
+    });
+    json!({ "apiVersion": "v1", "kind": "List", "items": [service, endpoints] }).to_string()
 }
 
 /// Starts kwok, which plays every node that carries its annotation. Pods become ready on them and stay so: whoever says
@@ -123,17 +164,34 @@ pub fn start_policies(place: &Place, programs: &Programs, keys: &Keys, node: u8)
     Process::start(place.folder(), &format!("netpold-{name}"), command)
 }
 
-/// Starts Debian's Prometheus with `scrape` as its `scrape_configs` and `rules` as rule files.
-pub fn start_prometheus(place: &Place, scrape: &str, rules: &[String]) -> Result<Process> {
+/// Starts Debian's Prometheus and what finds its targets, for `monitors` (of [`crate::scrape`]) and with `rules` as rule files
+/// (paths, `*` allowed).
+pub fn start_prometheus(
+    place: &Place,
+    keys: &Keys,
+    monitors: &[Value],
+    rules: &[String],
+) -> Result<[Process; 2]> {
     let folder = place.folder().join("prometheus");
-    fs::create_dir_all(&folder).map_err(BedError::file(&folder))?;
-    let configuration = folder.join("prometheus.yaml");
-    let files = json!(rules);
-    let text = format!(
-        "global: {{scrape_interval: 2s, evaluation_interval: 2s}}\nrule_files: {files}\nscrape_configs:\n{scrape}"
-    );
-    fs::write(&configuration, text).map_err(BedError::file(&configuration))?;
-    run(std::process::Command::new("promtool").args(["check", "config"]).arg(&configuration))?;
+    let targets = folder.join("targets");
+    fs::create_dir_all(&targets).map_err(BedError::file(&targets))?;
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(BedError::file(&path)).map(|()| path)
+    };
+    // JSON is YAML.
+    let text = json!({
+        "global": { "scrape_interval": "1s", "evaluation_interval": "1s" },
+        "rule_files": rules,
+        "scrape_configs": scrape::configuration(monitors, &targets),
+    });
+    let configuration = write("prometheus.yaml", text.to_string())?;
+    let script = write("discover.py", include_str!("discover.py").to_owned())?;
+    let monitors = write("monitors.json", json!(monitors).to_string())?;
+    let mut command = Command::new("python3");
+    command.arg(script).arg(keys.server()).arg(keys.path("")).arg(monitors).arg(targets);
+    let discovery = Process::start(place.folder(), "discover", command)?;
+    run(Command::new("promtool").args(["check", "config"]).arg(&configuration))?;
     let address = format!("{}:{METRICS_PORT}", place.address(1));
     let mut command = inside(place, CONTROL_PLANE, "prometheus");
     command.arg(format!("--config.file={}", configuration.display()));
@@ -141,7 +199,7 @@ pub fn start_prometheus(place: &Place, scrape: &str, rules: &[String]) -> Result
     command.arg(format!("--web.listen-address={address}"));
     let mut process = Process::start(place.folder(), "prometheus", command)?;
     wait_open(&mut process, &address)?;
-    Ok(process)
+    Ok([discovery, process])
 }
 
 /// URL of the Prometheus that [`start_prometheus`] starts.

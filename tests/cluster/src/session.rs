@@ -100,7 +100,7 @@ impl Session {
         self.kubectl(&["wait", &condition, object, "-n", namespace, &timeout]).map(drop)
     }
 
-    /// Looks at an object (or a list) every 50 ms until `is_so`, for at most `limit`.
+    /// Looks at an object (or a list) again and again until `is_so`, for at most `limit`.
     pub fn watch(
         &self,
         words: &[&str],

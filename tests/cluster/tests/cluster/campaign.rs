@@ -22,15 +22,15 @@ pub fn manifest(name: &str) -> PathBuf {
 pub fn succeeds(session: &Session, namespace: &str) {
     let path = manifest("campaign.yaml");
     session.kubectl(&["apply", "-n", namespace, "-f", &path.to_string_lossy()]).unwrap();
-    finish(session, namespace);
+    finish(session, namespace, LIMIT);
 }
 
-/// Waits until everything of the campaign's manifest has succeeded.
-pub fn finish(session: &Session, namespace: &str) {
+/// Waits until everything of the campaign's manifest has succeeded, each thing within `limit`.
+pub fn finish(session: &Session, namespace: &str, limit: Duration) {
     let expected =
         [("Ready", "taskset"), ("Succeeded", "rolloutcampaign"), ("Succeeded", "trajectoryforest")];
     for (condition, kind) in expected {
-        session.wait(condition, &format!("{kind}/few"), namespace, LIMIT).unwrap();
+        session.wait(condition, &format!("{kind}/few"), namespace, limit).unwrap();
     }
 }
 
@@ -71,12 +71,17 @@ pub fn assert_equal(session: &Session, namespace: &str, manifest: &Path, folder:
     }
 }
 
-/// Nodes on which sandboxes have run, by what the audit of pods remembers: their Jobs' pods are gone, events are not.
-fn nodes_of_sandboxes(session: &Session, namespace: &str) -> BTreeSet<String> {
+/// Nodes on which pods ran whose names hold one of `parts`, by what events remember: their Jobs' pods are gone.
+pub fn nodes_of(session: &Session, namespace: &str, parts: &[&str]) -> BTreeSet<String> {
     let events = session.get(&["events", "-n", namespace, "--field-selector", "reason=Scheduled"]).unwrap();
     let messages = events["items"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str());
-    let sandboxes = messages.filter(|message| message.contains("-rollout-") || message.contains("-grade-"));
-    sandboxes.filter_map(|message| message.rsplit(' ').next()).map(str::to_owned).collect()
+    let ours = messages.filter(|message| parts.iter().any(|part| message.contains(part)));
+    ours.filter_map(|message| message.rsplit(' ').next()).map(str::to_owned).collect()
+}
+
+/// Names of the bed's two nodes.
+pub fn both_nodes() -> BTreeSet<String> {
+    BTreeSet::from(["n1".to_owned(), "n2".to_owned()])
 }
 
 /// Records, forest and pairs of the campaign are what one machine without a cluster makes of it.
@@ -84,8 +89,7 @@ pub fn equals_the_embedded_run(bed: &mut Bed) {
     let session = bed.session();
     succeeds(session, "default");
     assert_equal(session, "default", &manifest("campaign.yaml"), bed.place().folder());
-    let nodes = nodes_of_sandboxes(session, "default");
-    assert_eq!(nodes, BTreeSet::from(["n1".to_owned(), "n2".to_owned()]), "sandboxes ran on both nodes");
+    assert_eq!(nodes_of(session, "default", &["-rollout-", "-grade-"]), both_nodes(), "sandboxes' nodes");
 }
 
 /// Prints what a reader of a failure wants to see first.
