@@ -226,7 +226,7 @@ def control_plane():
             number("Objects", "count(count by (kind, namespace, name) (sealign_resource_condition))"),
             number("Under way", 'count(sealign_resource_condition{type="Succeeded",status="Unknown"} == 1) or vector(0)'),
             number("Failed", 'count(sealign_resource_condition{type="Succeeded",status="False"} == 1) or vector(0)'),
-            number("Reconciles that fail", f"sum(rate(controller_runtime_reconcile_errors_total{{{OURS}}}[$__rate_interval])) / sum(rate({total}[$__rate_interval]))", unit="percentunit"),
+            number("Reconciles that fail", f"(sum(rate(controller_runtime_reconcile_errors_total{{{OURS}}}[$__rate_interval])) or vector(0)) / sum(rate({total}[$__rate_interval]))", unit="percentunit"),
             stacked("Reconciles a second", (f"sum by (controller, result) (rate({total}[$__rate_interval]))", "{{controller}} {{result}}"), unit="ops"),
             lines("Time of a reconcile, 99 of 100", (quantile(0.99, buckets, "controller"), "{{controller}}"), unit="s"),
             lines("Time of a reconcile, half", (quantile(0.5, buckets, "controller"), "{{controller}}"), unit="s"),
