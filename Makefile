@@ -81,6 +81,11 @@ EVAL_SEED ?= 2
 learn: build ## Train over SEEDS with both teacher sets and print what learning shows on the tasks of EVAL_SEED.
 	python3 scripts/learn.py --sealign $(TARGET)/release/sealign --folder .sealign/learn --seeds $(SEEDS) --eval-seed $(EVAL_SEED)
 
+DEMO ?= demo
+.PHONY: demo-smollm2
+demo-smollm2: build ## A real model, SmolLM2-135M, through the whole loop (within an hour; DEMO=demo-guessing for other teachers).
+	scripts/demo.sh $(TARGET)/release $(DEMO)
+
 .PHONY: base-model
 base-model: build ## Pretrain the built-in base model again (about 35 minutes on two cores).
 	$(TARGET)/release/sealign-trainer pretrain --seed 1 --tokens 16000000 --out trainer/models/mini-base

@@ -72,6 +72,8 @@ pub struct AlignmentRunSpec {
     pub stages: Stages,
     /// Where training runs.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self.layout == oldSelf.layout && has(self.lora) == has(oldSelf.lora) && (!has(self.lora) || self.lora == oldSelf.lora)")
+        .message("trainer.layout and trainer.lora cannot change: create another run"))]
     pub trainer: TrainerSpec,
     /// Seed of initialisation, order and splits.
     #[serde(default)]
@@ -153,9 +155,18 @@ pub struct TrainerSpec {
     /// Whether shared prefixes are computed once.
     #[serde(default)]
     pub layout: Layout,
-    /// Train an adapter instead of all weights.
+    /// Train an adapter instead of all weights. The model of a stage has it merged; it also lies beside that, in PEFT's layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
+    /// What each process holds where there are several.
+    #[serde(default)]
+    pub sharding: Sharding,
+    /// What is kept of a forward pass for its backward pass.
+    #[serde(default)]
+    pub recompute: Recompute,
+    /// Number format of the computation; what is trained keeps a float32 original.
+    #[serde(default)]
+    pub precision: Precision,
     /// Rounds in a row without a new checkpoint before the run waits for help; raising it resumes.
     #[serde(default = "default_rounds")]
     #[schemars(range(min = 1, max = 100))]
@@ -172,6 +183,9 @@ impl Default for TrainerSpec {
             image: None,
             layout: Layout::default(),
             lora: None,
+            sharding: Sharding::default(),
+            recompute: Recompute::default(),
+            precision: Precision::default(),
             max_rounds: default_rounds(),
         }
     }
@@ -198,6 +212,38 @@ pub enum Layout {
     TreePacked,
     /// One sequence an example: the reference path.
     Linear,
+}
+
+/// What each process of a training step holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Sharding {
+    /// The whole model; the examples of a step are divided.
+    #[default]
+    Nothing,
+    /// A part of parameters, gradients and optimiser state too (ZeRO-3). Layers are recomputed.
+    Everything,
+}
+
+/// What is kept of a forward pass for its backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Recompute {
+    /// Every activation: fastest, most memory.
+    #[default]
+    Nothing,
+    /// What enters each layer and what leaves its attention; the rest is computed again. For long contexts.
+    Layers,
+}
+
+/// Number format of a computation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Precision {
+    /// bfloat16 on GPUs, float32 on the CPU.
+    #[default]
+    Auto,
+    /// float32: exact, and slow on GPUs.
+    Float32,
+    /// bfloat16. Layers are recomputed, and several processes divide what is trained.
+    Bfloat16,
 }
 
 /// A low-rank adapter.

@@ -11,12 +11,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from datasets import Dataset
-from tokenizers import Tokenizer, models
-from torch.utils.data import SequentialSampler
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from recorded import RecordedDpo, RecordedSft, dpo_dataset, sft_dataset, tokenizer
+from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.utils import logging as transformers_logging
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, SFTConfig
 
 
 class Clock(TrainerCallback):
@@ -34,57 +32,21 @@ class Clock(TrainerCallback):
         self.last = now
 
 
-losses = []
-
-
-class Recorder:
-    def _get_train_sampler(self, dataset=None):
-        return SequentialSampler(dataset if dataset is not None else self.train_dataset)
-
-    def training_step(self, *arguments, **options):
-        loss = super().training_step(*arguments, **options)
-        losses.append(loss.item())
-        return loss
-
-
-class Sft(Recorder, SFTTrainer):
-    pass
-
-
-class Dpo(Recorder, DPOTrainer):
-    def _prepare_dataset(self, dataset, *arguments, **options):
-        return dataset
-
-
 def load(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def make(request, options):
-    vocabulary = {f"t{index}": index for index in range(request["vocab"])}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t0")), pad_token="t0", eos_token="t2", bos_token="t1"
-    )
+    words = tokenizer(request["vocab"])
     rows = request["rows"] * request["steps"]
     if "ids" in rows[0]:
-        columns = [
-            {"input_ids": row["ids"], "labels": [i if w else -100 for i, w in zip(row["ids"], row["weights"])]} for row in rows
-        ]
         config = SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **options)
-        return Sft(load(request["model"]), args=config, train_dataset=Dataset.from_list(columns), processing_class=tokenizer)
-    columns = []
-    for row in rows:
-        prompt = row["chosen"]["weights"].index(1.0)
-        columns.append({
-            "prompt_ids": row["chosen"]["ids"][:prompt], "chosen_ids": row["chosen"]["ids"][prompt:],
-            "rejected_ids": row["rejected"]["ids"][prompt:],
-        })
+        return RecordedSft(load(request["model"]), args=config, train_dataset=sft_dataset(rows), processing_class=words)
     fairest = request["setting"] == "fairest"
     config = DPOConfig(beta=0.1, precompute_ref_log_probs=fairest, **options)
     reference = None if fairest else load(request["model"])
-    return Dpo(
-        load(request["model"]), ref_model=reference, args=config, train_dataset=Dataset.from_list(columns),
-        processing_class=tokenizer,
+    return RecordedDpo(
+        load(request["model"]), ref_model=reference, args=config, train_dataset=dpo_dataset(rows), processing_class=words
     )
 
 
@@ -107,6 +69,7 @@ def main():
     trainer.add_callback(clock)
     trainer.train()
     # With accumulation every batch's loss is its share of the step's.
+    losses = trainer.losses
     size = len(losses) // len(clock.seconds)
     steps = [sum(losses[start:start + size]) for start in range(0, len(losses), size)]
     Path(sys.argv[2]).write_text(json.dumps({

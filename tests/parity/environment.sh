@@ -19,4 +19,4 @@ trap 'rm -rf "$work"' EXIT
 export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 HF_HOME=$work/hf PYTHONDONTWRITEBYTECODE=1
 export TRAINER_LIBRARY_PATH=$root/.torch/lib
-export PYTHONPATH=$torch_home LD_LIBRARY_PATH=$environment/stubs
+export PYTHONPATH=$torch_home:$parity LD_LIBRARY_PATH=$environment/stubs

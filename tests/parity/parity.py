@@ -217,43 +217,10 @@ def compare_model(report, trainer, work, name, every_option):
     print(f"{name}: compared with transformers")
 
 
-def tokenizer():
-    """TRL wants one; the data here are ids already."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {f"t{index}": index for index in range(640)}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="t0")), pad_token="t0", eos_token="t2",
-        bos_token="t1",
-    )
-
-
 def trl_curve(kind, folder, rows, batch, work, **loss_options):
     """Loss of each step by TRL, with the rows in their order."""
-    from datasets import Dataset
-    from torch.utils.data import SequentialSampler
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-
-    losses = []
-
-    class Recorder:
-        """Sequential data, and the loss of each step before rounding."""
-
-        def _get_train_sampler(self, dataset=None):
-            return SequentialSampler(dataset if dataset is not None else self.train_dataset)
-
-        def training_step(self, *arguments, **options):
-            loss = super().training_step(*arguments, **options)
-            losses.append(loss.item())
-            return loss
-
-    class RecordedSft(Recorder, SFTTrainer):
-        pass
-
-    class RecordedDpo(Recorder, DPOTrainer):
-        def _prepare_dataset(self, dataset, *arguments, **options):
-            return dataset
+    from recorded import RecordedDpo, RecordedSft, dpo_dataset, sft_dataset, tokenizer
+    from trl import DPOConfig, SFTConfig
 
     common = dict(
         output_dir=str(work / "trl"), per_device_train_batch_size=batch, num_train_epochs=EPOCHS, learning_rate=1e-3,
@@ -262,28 +229,18 @@ def trl_curve(kind, folder, rows, batch, work, **loss_options):
         dataloader_drop_last=False, disable_tqdm=True, optim="adamw_torch",
     )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    words = tokenizer(640)
     if kind == "sft":
-        columns = [
-            {"input_ids": row["ids"], "labels": [i if w else -100 for i, w in zip(row["ids"], row["weights"])]}
-            for row in rows
-        ]
         config = SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **common)
-        trainer = RecordedSft(model, args=config, train_dataset=Dataset.from_list(columns), processing_class=tokenizer())
+        trainer = RecordedSft(model, args=config, train_dataset=sft_dataset(rows), processing_class=words)
     else:
-        columns = []
-        for row in rows:
-            prompt = row["chosen"]["weights"].index(1.0)
-            columns.append({
-                "prompt_ids": row["chosen"]["ids"][:prompt], "chosen_ids": row["chosen"]["ids"][prompt:],
-                "rejected_ids": row["rejected"]["ids"][prompt:],
-            })
         reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        config = DPOConfig(beta=BETA, **loss_options, **common)
         trainer = RecordedDpo(
-            model, ref_model=reference, args=DPOConfig(beta=BETA, **loss_options, **common), train_dataset=Dataset.from_list(columns),
-            processing_class=tokenizer(),
+            model, ref_model=reference, args=config, train_dataset=dpo_dataset(rows), processing_class=words
         )
     trainer.train()
-    return losses
+    return trainer.losses
 
 
 # Options of a loss in TRL's words and in the trainer's. TRL 1.16 leaves the label smoothing of its sigmoid loss unused

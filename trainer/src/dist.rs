@@ -5,7 +5,7 @@
 //! part of parameters, gradients and optimiser state in each process (ZeRO-3, arXiv 1910.02054).
 //!
 //! Rendezvous and the CPU's collectives are libtorch's own (TCPStore and Gloo of c10d); on GPUs NCCL is opened at run time
-//! through its C interface. Both hide behind one C++ shim, so nothing above [`group`] knows which it is. There is no elastic
+//! through its C interface. Both hide behind one C++ class, so nothing above [`group`] knows which it is. There is no elastic
 //! membership: a group is complete or it ends, and the next one continues from the newest checkpoint.
 
 pub mod group;

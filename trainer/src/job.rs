@@ -56,6 +56,9 @@ pub enum JobError {
     /// The ranks did not meet.
     #[error("the ranks lost each other")]
     Collective(#[from] crate::dist::CollectiveError),
+    /// A rank of this pod failed.
+    #[error("a process of this pod failed")]
+    Launch(#[from] crate::dist::launch::LaunchError),
     /// The server failed.
     #[error("serving failed")]
     Serve(#[from] crate::serve::http::ServeError),
@@ -73,6 +76,7 @@ impl JobError {
             | Self::Local { .. }
             | Self::World(_)
             | Self::Collective(_)
+            | Self::Launch(_)
             | Self::Serve(_) => false,
         }
     }

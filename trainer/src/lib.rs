@@ -4,14 +4,16 @@
 //! examples) is in `sealign-batch`. Training and serving work on local folders; [`job`] carries inputs and results when the
 //! program is a pod.
 //!
-//! Reading order: [`model`], [`loss`], [`optim`], [`train`], [`dist`], [`serve`], [`job`], [`pretrain`].
+//! Reading order: [`placement`], [`model`], [`loss`], [`optim`], [`train`], [`dist`], [`serve`], [`job`], [`pretrain`].
 #![allow(non_snake_case, reason = "tensor names carry their shape, see the legend in `model`")]
 
 pub mod dist;
 pub mod job;
 pub mod loss;
 pub mod model;
+mod native;
 pub mod optim;
+pub mod placement;
 pub mod pretrain;
 pub mod probe;
 pub mod process;

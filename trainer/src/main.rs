@@ -4,7 +4,6 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,9 +12,11 @@ use sealign_trainer::dist::launch::{self, Launch};
 use sealign_trainer::dist::{Group, World};
 use sealign_trainer::model::tensors::SaveType;
 use sealign_trainer::model::{Decoder, directory, init};
+use sealign_trainer::placement::Placement;
 use sealign_trainer::pretrain::{PretrainSettings, pretrain};
 use sealign_trainer::serve::{EngineOptions, ServeOptions, serve};
 use sealign_trainer::train::metrics::MetricsSink;
+use sealign_trainer::train::settings::StageSettings;
 use sealign_trainer::train::{self, LocalSink, SilentSink, TrainConfig};
 use sealign_trainer::{job, probe, process};
 
@@ -241,7 +242,9 @@ fn train_stage(path: &Path, quiet: bool, metrics: Option<SocketAddr>) -> anyhow:
         Some(world) => {
             config.settings.check().map_err(train::RunError::from)?;
             launch::follow_launcher();
-            Group::gloo(world, Duration::from_secs(config.settings.collective_timeout_seconds))?
+            let StageSettings { device, precision, collective_timeout_seconds, .. } = config.settings;
+            let placement = Placement::find(device, precision, world.local_rank)?;
+            Group::gloo(world, Duration::from_secs(collective_timeout_seconds))?.on(placement.device)?
         }
         None => Group::alone(),
     };
@@ -273,24 +276,14 @@ fn train_stage(path: &Path, quiet: bool, metrics: Option<SocketAddr>) -> anyhow:
     Ok(())
 }
 
-/// Set by SIGTERM and SIGINT.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 fn launch_processes(launch: &Launch, command: &[String]) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("this program's own path is not known")?;
-    std::thread::spawn(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if let Ok(runtime) = runtime {
-            runtime.block_on(process::shutdown_signal());
-            STOP.store(true, Ordering::Relaxed);
-        }
-    });
     let make = || {
         let mut process = std::process::Command::new(&program);
         process.args(command);
         process
     };
-    Ok(launch.run(make, &STOP)?)
+    Ok(launch.run(make, process::stop_flag())?)
 }
 
 fn serve_model(options: ServeOptions) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! The process around the work: threads, environment, exit codes.
 
 use std::os::unix::process::CommandExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::dist::launch::LaunchError;
 use crate::job::JobError;
@@ -62,6 +63,19 @@ pub async fn shutdown_signal() {
         () = terminate => {}
         _ = tokio::signal::ctrl_c() => {}
     }
+}
+
+/// A flag that SIGTERM and SIGINT set from now on, instead of ending the process.
+pub fn stop_flag() -> &'static AtomicBool {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime {
+            runtime.block_on(shutdown_signal());
+            STOP.store(true, Ordering::Relaxed);
+        }
+    });
+    &STOP
 }
 
 /// 64 when the inputs have to change, else 1.

@@ -82,6 +82,7 @@ fn settings() -> StageSettings {
 fn run_config(folder: &Path, output: &str) -> TrainConfig {
     TrainConfig {
         model: folder.join("base"),
+        model_name: None,
         tokenizer: None,
         sft: vec![folder.join("sft.jsonl")],
         preferences: Vec::new(),

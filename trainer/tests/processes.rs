@@ -67,6 +67,7 @@ impl Bench {
         let preferences = if settings.stage == Stage::Dpo { vec![path("pairs.jsonl")] } else { Vec::new() };
         let config = TrainConfig {
             model: self.model.clone(),
+            model_name: None,
             tokenizer: None,
             sft: vec![path("sft.jsonl")],
             preferences,
@@ -281,6 +282,6 @@ fn a_missing_nccl_library_is_named() {
         master_port: std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
     };
     let gloo = sealign_trainer::dist::Group::gloo(&world, Duration::from_secs(20)).unwrap();
-    let error = gloo.nccl("libnccl-is-not-here.so.2").unwrap_err().to_string();
+    let error = gloo.nccl("libnccl-is-not-here.so.2", 0).unwrap_err().to_string();
     assert!(error.contains("open NCCL") && error.contains("libnccl-is-not-here.so.2"), "{error}");
 }

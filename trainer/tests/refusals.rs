@@ -28,6 +28,7 @@ fn refused(name: &str, spoil: impl FnOnce(&Path, &mut TrainConfig)) -> String {
     settings.context = 400;
     let mut run = TrainConfig {
         model,
+        model_name: None,
         tokenizer: None,
         sft: vec![at("sft.jsonl")],
         preferences: Vec::new(),

@@ -177,6 +177,42 @@ async fn a_greedy_answer_does_not_depend_on_its_batch_mates() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_greedy_repeats_in_changing_company_have_one_answer() {
+    tch::set_num_threads(2);
+    let mut numbers = Numbers(10);
+    let short = |prompt| Request { max_tokens: 6, ..request(prompt) };
+    let target = numbers.ids(33);
+    let expected = engine(28, EngineOptions::default()).answer(short(target.clone())).await.unwrap();
+    // Little memory for prefixes, so that the target finds its own sometimes, and sometimes not.
+    let options = EngineOptions { batch_max: 9, prompt_tokens_max: 40, cache_bytes: 12 << 20 };
+    let engine = engine(28, options);
+    let (mut asked, mut cached) = (0, 0);
+    while asked < 1000 {
+        let repeats = 1 + usize::try_from(numbers.next(6)).unwrap();
+        let mut requests: Vec<Request> = (0..repeats).map(|_| short(target.clone())).collect();
+        for _ in 0..numbers.next(6) {
+            let prefix = usize::try_from(numbers.next(33)).unwrap();
+            let mut prompt = target[..prefix].to_vec();
+            prompt.extend(numbers.ids(3));
+            let place = usize::try_from(numbers.next(u32::try_from(requests.len()).unwrap() + 1)).unwrap();
+            requests.insert(place, short(prompt));
+        }
+        let is_target: Vec<bool> = requests.iter().map(|request| request.prompt == target).collect();
+        let answers =
+            futures_join(requests.into_iter().map(|request| engine.answer(request)).collect()).await;
+        for answer in
+            answers.into_iter().zip(is_target).filter_map(|(answer, is_target)| is_target.then_some(answer))
+        {
+            let answer = answer.unwrap();
+            assert_eq!((&answer.text, answer.tokens), (&expected.text, expected.tokens), "after {asked}");
+            cached += usize::from(answer.cached_tokens > 0);
+            asked += 1;
+        }
+    }
+    assert!(cached > 0 && cached < asked, "{cached} of {asked} found a prefix");
+}
+
 /// Polls all futures concurrently.
 async fn futures_join<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut pending: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();

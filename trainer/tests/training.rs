@@ -77,6 +77,7 @@ impl Bench {
         let path = |name: &str| self.folder.path().join(name);
         TrainConfig {
             model: self.model.clone(),
+            model_name: None,
             tokenizer: None,
             sft: vec![path("sft.jsonl")],
             preferences: if settings.stage == Stage::Dpo { vec![path("pairs.jsonl")] } else { Vec::new() },

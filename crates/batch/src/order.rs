@@ -14,8 +14,8 @@ use thiserror::Error;
 pub enum SplitError {
     /// No task fell into the validation share.
     #[error(
-        "none of the {tasks} tasks fell into the validation share of {share}; raise validationShare (it must give at least \
-         one task), add tasks, or change the seed"
+        "none of the {tasks} tasks fell into the validation share of {share}; raise validationShare (validationPercent in an \
+         AlignmentRun) until it gives one, add tasks, or change the seed"
     )]
     NoValidationTask {
         /// Number of distinct tasks.
@@ -25,7 +25,8 @@ pub enum SplitError {
     },
     /// Every task fell into the validation share.
     #[error(
-        "all {tasks} tasks fell into the validation share of {share}; lower validationShare or add tasks"
+        "all {tasks} tasks fell into the validation share of {share}; lower validationShare (validationPercent in an \
+         AlignmentRun) or add tasks"
     )]
     NoTrainingTask {
         /// Number of distinct tasks.

@@ -64,6 +64,9 @@ pub struct RunArguments {
 pub struct PlanArguments {
     /// YAML file with the objects.
     pub manifest: PathBuf,
+    /// Memory of a GPU in GB, for runs that train on GPUs.
+    #[arg(long, default_value_t = 80)]
+    pub gpu_memory_gb: u64,
     /// How to print the result.
     #[arg(long, value_enum, default_value_t)]
     pub output: Format,

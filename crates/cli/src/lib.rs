@@ -18,6 +18,7 @@ pub mod progress;
 pub mod run;
 pub mod summary;
 
+pub mod memory;
 pub mod plan;
 
 pub mod columns;

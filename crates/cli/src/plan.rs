@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::arguments::PlanArguments;
 use crate::documents;
 use crate::error::CliError;
+use crate::memory::{self, StageMemory};
 use crate::output::{Format, print, print_json, table};
 
 /// Bytes of text a token stands for, at the most that tokenizers in use give on code.
@@ -33,6 +34,8 @@ struct Plan {
     images: BTreeSet<String>,
     /// Sums over all objects.
     total: Amounts,
+    /// What each process of a training stage holds.
+    memory: Vec<StageMemory>,
 }
 
 /// One object.
@@ -99,7 +102,8 @@ impl Amounts {
 pub fn run(arguments: &PlanArguments) -> Result<ExitCode, CliError> {
     let objects = documents::read(&arguments.manifest, &Admission::new()?)?;
     documents::check_references(&arguments.manifest, &objects)?;
-    let plan = Planner::new(&objects).plan(&objects);
+    let memory = memory::of_objects(&objects, arguments.gpu_memory_gb);
+    let plan = Planner::new(&objects).plan(&objects, memory);
     match arguments.output {
         Format::Json => print_json(&plan)?,
         Format::Table => print(&text(&plan)),
@@ -153,7 +157,8 @@ struct Planner {
     images: BTreeSet<String>,
 }
 
-fn spec<T: DeserializeOwned>(object: &DynamicObject) -> Option<T> {
+/// The spec of an object.
+pub fn spec<T: DeserializeOwned>(object: &DynamicObject) -> Option<T> {
     // Admission has checked it against the schema that this type has made.
     serde_json::from_value(object.data.get("spec")?.clone()).ok()
 }
@@ -168,7 +173,7 @@ impl Planner {
         Self { tasks, objects: Vec::new(), images: BTreeSet::new() }
     }
 
-    fn plan(mut self, objects: &[(Kind, DynamicObject)]) -> Plan {
+    fn plan(mut self, objects: &[(Kind, DynamicObject)], memory: Vec<StageMemory>) -> Plan {
         for (kind, object) in objects {
             let name = object.metadata.name.clone().unwrap_or_default();
             match kind {
@@ -187,7 +192,7 @@ impl Planner {
             }
         }
         let total = self.objects.iter().fold(Amounts::NONE, |sum, one| sum.plus(one.amounts));
-        Plan { objects: self.objects, images: self.images, total }
+        Plan { objects: self.objects, images: self.images, total, memory }
     }
 
     fn add(
@@ -348,7 +353,8 @@ fn text(plan: &Plan) -> String {
     let header =
         ["KIND", "NAME", "WHAT", "ATTEMPTS", "GRADINGS", "JOBS", "TOKENS", "SCRATCH MiB", "STORE MiB"];
     let images: Vec<&str> = plan.images.iter().map(String::as_str).collect();
-    format!("{}\n\nimages: {}", table(&header, rows), images.join(", "))
+    let memory = memory::text(&plan.memory);
+    format!("{}\n\nimages: {}{memory}", table(&header, rows), images.join(", "))
 }
 
 #[cfg(test)]

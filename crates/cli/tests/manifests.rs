@@ -307,6 +307,43 @@ fn every_manifest_that_we_ship_is_admitted_and_planned() {
 }
 
 #[test]
+fn a_plan_says_whether_training_fits_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.yaml");
+    let planned = |base: &str, trainer: &str| {
+        let fields = format!("  stages: {{ sft: {{}}, dpo: {{}} }}\n  trainer: {trainer}\n");
+        let run = RUN.replace("builtin:mini-base", base).replace("  stages: { sft: {} }\n", &fields);
+        std::fs::write(&path, both(&both(TASK_SET, CAMPAIGN), &both(FOREST, &run))).unwrap();
+        let output = plan(&path);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let large = planned(
+        "dir:/models/Qwen2.5-Coder-14B-Instruct",
+        "{ gpusPerNode: 8, sharding: Everything, memoryMib: 1048576 }",
+    );
+    let line = large.lines().find(|line| line.starts_with("run: sft")).unwrap();
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(cells[2..6], ["14770033664", "14770033664", "8", "32768"], "{line}");
+    assert_eq!(
+        cells[6..],
+        ["7.4", "7.4", "14.8", "7.3", "32.5", "7.6", "1.5", "1.0", "79.5", "80.0", "fits"]
+    );
+    assert!(
+        large.contains("run: sft: reading and writing models takes 472.6 GB of a node's own memory"),
+        "{large}"
+    );
+    assert!(large.contains("has not run on one yet"), "{large}");
+    let whole = planned("dir:/models/Qwen2.5-Coder-14B-Instruct", "{ gpusPerNode: 4 }");
+    assert!(
+        whole.lines().any(|line| line.starts_with("run: dpo") && line.ends_with("does not fit")),
+        "{whole}"
+    );
+    let unknown = planned("dir:/models/mine", "{}");
+    assert!(unknown.contains("unknown model dir:/models/mine: no arithmetic"), "{unknown}");
+}
+
+#[test]
 fn the_quickstart_is_one_collection_of_at_most_1500_attempts() {
     let path = shipped().into_iter().find(|path| path.ends_with("quickstart.yaml")).unwrap();
     let output =

@@ -154,6 +154,11 @@ impl ObjectKeys {
         self.join("model/manifest.json")
     }
 
+    /// [`AdapterManifest`](crate::train::AdapterManifest) of a training step that trained an adapter.
+    pub fn adapter(&self) -> String {
+        self.join("adapter/manifest.json")
+    }
+
     /// The report manifest of a Benchmark or an AlignmentRun, written after its pages.
     pub fn report(&self) -> String {
         self.join("report.json")

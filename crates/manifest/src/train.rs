@@ -54,6 +54,17 @@ pub struct ModelManifest {
     pub metrics: BTreeMap<String, Value>,
 }
 
+/// The low-rank adapter that a step trained, in PEFT's layout below the step's `adapter/`. The step's model has it merged, so
+/// nothing of ours reads it. Create-only, written before the [`ModelManifest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdapterManifest {
+    /// Files by name: `adapter_config.json` and `adapter_model.safetensors`.
+    pub files: BTreeMap<String, OutputRef>,
+    /// Digests of the files of the model that it is an update of, by the names of [`ModelManifest::inputs`].
+    pub inputs: BTreeMap<String, Digest>,
+}
+
 /// Where a training step stands; overwritten, a hint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -10,7 +10,7 @@
 //!
 //! Reading order: [`config`] (what workers are told), [`installation`], [`snapshot`], [`command`], [`names`], [`round`],
 //! [`group`], [`window`], [`work`], then the kinds: [`task_set`], [`rollout_campaign`], [`trajectory_forest`],
-//! [`benchmark`], [`alignment_run`].
+//! [`benchmark`], [`alignment_run`]. [`memory`] stands apart: arithmetic for people who plan, which decides nothing.
 
 pub mod alignment_run;
 pub mod benchmark;
@@ -22,6 +22,7 @@ pub mod installation;
 pub mod job;
 mod kind;
 pub mod labels;
+pub mod memory;
 pub mod names;
 pub mod owner;
 pub mod policies;

@@ -1,12 +1,15 @@
 //! The settings of a training step, as the trainer reads them: one JSON object with numbers where the spec has decimals.
 //!
 //! `{"stage": "sft" | "dpo", "seed", "layout": "treePacked" | "linear", "lora": null | {"rank", "alpha"},
-//! "learningRate", "optimization": {"maxEpochs", "maxSteps": null | n, "batchSize", "tokensPerStep": null | n,
-//! "contextTokens", "schedule": "linear" | "cosine", "warmupRatio", "finalRatio", "adamBeta1", "adamBeta2", "weightDecay",
+//! "sharding": "nothing" | "everything", "recompute": "nothing" | "layers", "device": "cpu" | "cuda",
+//! "precision": "auto" | "float32" | "bfloat16", "learningRate", "optimization": {"maxEpochs", "maxSteps": null | n,
+//! "batchSize", "tokensPerStep": null | n, "contextTokens", "schedule": "linear" | "cosine", "warmupRatio", "finalRatio", "adamBeta1", "adamBeta2", "weightDecay",
 //! "clipNorm", "validationPercent", "checkpointSteps"}}`, for `sft` also `"maskInvalidTurns"`, for `dpo` also `"beta"`,
 //! `"sftExamplesPerStep"` and `"sftWeight"`. Nothing of it is a path or a time: its digest is lineage.
 
-use sealign_crds::alignment_run::{DpoStage, Layout, Lora, Optimization, Schedule, SftStage, TrainerSpec};
+use sealign_crds::alignment_run::{
+    DpoStage, Layout, Lora, Optimization, Precision, Recompute, Schedule, SftStage, Sharding, TrainerSpec,
+};
 use serde_json::{Map, Value, json};
 
 /// Settings of an SFT step.
@@ -35,15 +38,18 @@ fn joined(
     seed: i32,
     own: Value,
 ) -> Value {
-    // Nodes, GPUs, resources, image and rounds decide where a step runs, not what it computes.
+    // Nodes, resources, image and rounds decide where a step runs, not what it computes; a GPU computes other roundings.
     let TrainerSpec {
         nodes: _,
-        gpus_per_node: _,
+        gpus_per_node,
         cpu_millis: _,
         memory_mib: _,
         image: _,
         layout,
         lora,
+        sharding,
+        recompute,
+        precision,
         max_rounds: _,
     } = trainer;
     let lora = lora.as_ref().map(|Lora { rank, alpha }| json!({ "rank": rank, "alpha": alpha }));
@@ -52,6 +58,10 @@ fn joined(
     settings.insert("seed".into(), seed.into());
     settings.insert("layout".into(), layout_name(*layout).into());
     settings.insert("lora".into(), lora.into());
+    settings.insert("sharding".into(), sharding_name(*sharding).into());
+    settings.insert("recompute".into(), recompute_name(*recompute).into());
+    settings.insert("device".into(), if *gpus_per_node > 0 { "cuda" } else { "cpu" }.into());
+    settings.insert("precision".into(), precision_name(*precision).into());
     settings.insert("learningRate".into(), learning_rate.into());
     if let Value::Object(own) = own {
         settings.extend(own);
@@ -64,6 +74,28 @@ fn layout_name(layout: Layout) -> &'static str {
     match layout {
         Layout::TreePacked => "treePacked",
         Layout::Linear => "linear",
+    }
+}
+
+fn sharding_name(sharding: Sharding) -> &'static str {
+    match sharding {
+        Sharding::Nothing => "nothing",
+        Sharding::Everything => "everything",
+    }
+}
+
+fn recompute_name(recompute: Recompute) -> &'static str {
+    match recompute {
+        Recompute::Nothing => "nothing",
+        Recompute::Layers => "layers",
+    }
+}
+
+fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Auto => "auto",
+        Precision::Float32 => "float32",
+        Precision::Bfloat16 => "bfloat16",
     }
 }
 
@@ -123,5 +155,19 @@ mod tests {
             (&json!("dpo"), &json!(7), &json!("treePacked"))
         );
         assert_eq!(settings, dpo(&stage, &TrainerSpec::default(), 7));
+    }
+
+    #[test]
+    fn adapter_sharding_and_recomputation_reach_the_trainer() {
+        let stage: SftStage = serde_json::from_value(json!({})).unwrap();
+        let trainer: TrainerSpec = serde_json::from_value(json!({
+            "lora": { "rank": 8, "alpha": 16 }, "sharding": "Everything", "recompute": "Layers",
+        }))
+        .unwrap();
+        let settings = sft(&stage, &trainer, 0);
+        assert_eq!(settings["lora"], json!({ "rank": 8, "alpha": 16 }));
+        assert_eq!((&settings["sharding"], &settings["recompute"]), (&json!("everything"), &json!("layers")));
+        let plain = sft(&stage, &TrainerSpec::default(), 0);
+        assert_eq!((&plain["lora"], &plain["sharding"]), (&json!(null), &json!("nothing")));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use sealign_crds::alignment_run::{DpoStage, Optimization, SftStage};
+use sealign_crds::alignment_run::{DpoStage, Optimization, SftStage, Sharding};
 use sealign_crds::model::{Checkpoint, Engine, ModelSpec};
 use sealign_crds::{
     AlignmentRunSpec, BenchmarkSpec, Decimal, RolloutCampaignSpec, Sampling, TaskSetSpec,
@@ -177,9 +177,9 @@ pub fn alignment_run(spec: &AlignmentRunSpec) -> Result<ValidRun, Problem> {
     if let Some(template) = &spec.forest {
         threshold("spec.forest.pairs.threshold", &template.pairs.threshold)?;
     }
-    if spec.trainer.gpus_per_node > 0 {
-        let remedy = "this version trains on CPUs only: write 0, and more nodes for more speed";
-        return Err(Problem::new("spec.trainer.gpusPerNode", remedy));
+    if spec.trainer.lora.is_some() && spec.trainer.sharding == Sharding::Everything {
+        let remedy = "an adapter leaves nothing worth dividing: write Nothing, or leave lora out";
+        return Err(Problem::new("spec.trainer.sharding", remedy));
     }
     if let Some(stage) = &spec.stages.sft {
         sft("spec.stages.sft", stage)?;
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn each_problem_names_its_field_and_what_to_write() {
         type Change = fn(&mut Value);
-        let cases: [(&str, &str, Change); 7] = [
+        let cases: [(&str, &str, Change); 8] = [
             ("spec.stages.dpo.beta", "above 0", |s| s["stages"]["dpo"]["beta"] = json!("-0.1")),
             ("spec.stages.sft.learningRate", "above 0", |s| s["stages"]["sft"]["learningRate"] = json!("0")),
             ("spec.stages.sft.optimization.warmupRatio", "0 to 1", |s| {
@@ -294,6 +294,9 @@ mod tests {
                 s["benchmarks"] = json!(twice);
             }),
             ("spec.model.base", "`..`", |s| s["model"]["base"] = json!("dir:/a/../b")),
+            ("spec.trainer.sharding", "write Nothing", |s| {
+                s["trainer"] = json!({ "lora": { "rank": 8, "alpha": 16 }, "sharding": "Everything" });
+            }),
         ];
         for (field, remedy, change) in cases {
             let problem = run(change).unwrap_err();
@@ -308,8 +311,6 @@ mod tests {
         assert!(vllm.problem.contains("endpoint"), "{vllm}");
         let adapter = run(|s| s["model"]["adapter"] = json!("dir:/x")).unwrap_err();
         assert!(adapter.problem.contains("merge"), "{adapter}");
-        let gpus = run(|s| s["trainer"] = json!({ "gpusPerNode": 8 })).unwrap_err();
-        assert!(gpus.problem.contains("write 0"), "{gpus}");
     }
 
     #[test]

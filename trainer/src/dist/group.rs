@@ -6,7 +6,7 @@
 use std::ffi::{c_int, c_long};
 use std::time::Duration;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use thiserror::Error;
 
 use super::shim::{GlooAddress, Handle};
@@ -26,6 +26,9 @@ pub struct CollectiveError {
     pub reason: String,
 }
 
+/// NCCL's library; libtorch's CUDA half has opened it already.
+const NCCL: &str = "libnccl.so.2";
+
 /// The processes of a run.
 #[derive(Debug)]
 pub struct Group {
@@ -33,8 +36,10 @@ pub struct Group {
     size: usize,
     /// `None` in a group of one.
     handle: Option<Handle>,
-    /// The group that the handle's communicator was made over; closed after it.
-    _bootstrap: Option<Handle>,
+    /// The group that the handle's communicator was made over, closed after it: Gloo beneath NCCL, for tensors on the CPU.
+    bootstrap: Option<Handle>,
+    /// Number of this process on its machine.
+    local_rank: usize,
 }
 
 fn c(number: usize) -> c_int {
@@ -44,7 +49,7 @@ fn c(number: usize) -> c_int {
 impl Group {
     /// The group of a process that is alone.
     pub fn alone() -> Self {
-        Self { rank: 0, size: 1, handle: None, _bootstrap: None }
+        Self { rank: 0, size: 1, handle: None, bootstrap: None, local_rank: 0 }
     }
 
     /// Meets the other processes and connects to them over Gloo. Waits for all of them until `timeout`, which also bounds
@@ -59,23 +64,48 @@ impl Group {
             size: c(world.size),
             timeout_ms: c_long::try_from(timeout.as_millis()).unwrap_or(c_long::MAX),
         };
-        let group = Self { rank: world.rank, size: world.size, handle: None, _bootstrap: None };
+        let group = Self {
+            rank: world.rank,
+            size: world.size,
+            handle: None,
+            bootstrap: None,
+            local_rank: world.local_rank,
+        };
         let handle = Handle::gloo(&address).map_err(|reason| group.error("meet", reason))?;
         Ok(Self { handle: Some(handle), ..group })
     }
 
-    /// A second communicator for tensors on GPUs, over NCCL's library (`libnccl.so.2`, or a path to it). The Gloo group
-    /// carries NCCL's identifier to all processes and stays open beneath.
-    pub fn nccl(self, library: &str) -> Result<Self, CollectiveError> {
+    /// The group for tensors on `device`: over NCCL for GPUs, as it is for the CPU.
+    ///
+    /// # Errors
+    /// As [`Group::nccl`].
+    pub fn on(self, device: Device) -> Result<Self, CollectiveError> {
+        match device {
+            Device::Cuda(index) => self.nccl(NCCL, index),
+            _ => Ok(self),
+        }
+    }
+
+    /// A second communicator, over NCCL's library (a name or a path), for tensors on the GPU number `device`. The Gloo group
+    /// carries NCCL's identifier to all processes, stays open beneath, and goes on to carry what is on the CPU.
+    ///
+    /// # Errors
+    /// When the library is missing or a process cannot be reached.
+    pub fn nccl(self, library: &str, device: usize) -> Result<Self, CollectiveError> {
         let Some(bootstrap) = &self.handle else { return Ok(self) };
-        let opened = Handle::nccl(library, bootstrap, c(self.rank), c(self.size))
+        let opened = Handle::nccl(library, bootstrap, [c(self.rank), c(self.size), c(device)])
             .map_err(|reason| self.error("open NCCL", reason))?;
-        Ok(Self { rank: self.rank, size: self.size, handle: Some(opened), _bootstrap: self.handle })
+        Ok(Self { handle: Some(opened), bootstrap: self.handle, ..self })
     }
 
     /// Number of this process, from 0.
     pub fn rank(&self) -> usize {
         self.rank
+    }
+
+    /// Number of this process on its machine: the index of its device.
+    pub fn local_rank(&self) -> usize {
+        self.local_rank
     }
 
     /// Number of processes.
@@ -95,14 +125,17 @@ impl Group {
     fn call(
         &self,
         action: &'static str,
+        tensor: &Tensor,
         operation: impl FnOnce(&Handle) -> Result<(), String>,
     ) -> Result<(), CollectiveError> {
-        self.handle.as_ref().map_or(Ok(()), operation).map_err(|reason| self.error(action, reason))
+        let beneath = self.bootstrap.as_ref().filter(|_| tensor.device() == Device::Cpu);
+        let handle = beneath.or(self.handle.as_ref());
+        handle.map_or(Ok(()), operation).map_err(|reason| self.error(action, reason))
     }
 
     /// Replaces a contiguous tensor by the sum over all processes; every process gets the same bits.
     pub fn sum(&self, tensor: &Tensor) -> Result<(), CollectiveError> {
-        self.call("add up", |handle| handle.all_reduce(tensor))
+        self.call("add up", tensor, |handle| handle.all_reduce(tensor))
     }
 
     /// Replaces numbers by their sums over all processes.
@@ -119,7 +152,7 @@ impl Group {
 
     /// Replaces a contiguous tensor by that of process `root`.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), CollectiveError> {
-        self.call("share", |handle| handle.broadcast(tensor, c(root)))
+        self.call("share", tensor, |handle| handle.broadcast(tensor, c(root)))
     }
 
     /// Replaces bytes by those of process 0, whatever their number.
@@ -133,7 +166,7 @@ impl Group {
         let tensor = if self.leads() {
             Tensor::from_slice(&bytes)
         } else {
-            Tensor::zeros([length], (Kind::Uint8, tch::Device::Cpu))
+            Tensor::zeros([length], (Kind::Uint8, Device::Cpu))
         };
         if length > 0 {
             self.broadcast(&tensor, 0)?;
@@ -149,7 +182,7 @@ impl Group {
         if self.size == 1 {
             whole.shallow_clone().copy_(part);
         }
-        self.call("gather", |handle| handle.all_gather(whole, part))
+        self.call("gather", part, |handle| handle.all_gather(whole, part))
     }
 
     /// Fills `part` with this process's piece of the sum of `whole` over all processes.
@@ -157,7 +190,7 @@ impl Group {
         if self.size == 1 {
             part.shallow_clone().copy_(whole);
         }
-        self.call("add up and spread", |handle| handle.reduce_scatter(part, whole))
+        self.call("add up and spread", part, |handle| handle.reduce_scatter(part, whole))
     }
 
     /// Returns when every process has come here.

@@ -5,6 +5,9 @@
 //! parts. While a unit is computed with, its parameters point into the gathered flat tensor; afterwards they are empty.
 //! In the backward pass their gradients point into a second flat tensor that is summed and cut the same way.
 //!
+//! Parts are float32 on the device. Where the computation is in half precision, a unit is gathered in half precision from
+//! them, and its gradients are summed up in float32 again: with a group of one this is all that it does.
+//!
 //! Nothing of a unit outlives its computation, so the layers have to be recomputed in the backward pass: a kept graph would
 //! hold on to the gathered weights.
 
@@ -18,6 +21,7 @@ use super::shim::set_gradient;
 use crate::model::decoder::Residence;
 use crate::model::{Weights, dim};
 use crate::optim::Slot;
+use crate::placement::Placement;
 
 /// Elements of a unit and of its parts.
 #[derive(Clone, Debug)]
@@ -45,6 +49,7 @@ struct Unit {
 #[derive(Debug)]
 pub struct Shards<'group> {
     group: &'group Group,
+    placement: Placement,
     /// Everything outside of the layers, then the layers in order.
     units: Vec<Unit>,
 }
@@ -75,8 +80,8 @@ impl Layout {
     }
 
     /// One process's part of the flat tensor that the given parameters make.
-    fn cut(&self, parameters: &[Tensor], rank: i64) -> Tensor {
-        let part = Tensor::zeros([self.part], (Kind::Float, Device::Cpu));
+    fn cut(&self, parameters: &[Tensor], rank: i64, device: Device) -> Tensor {
+        let part = Tensor::zeros([self.part], (Kind::Float, device));
         let (first, last) = (rank * self.part, (rank + 1) * self.part);
         for ((start, length), parameter) in self.places().zip(parameters) {
             let (from, to) = (first.max(start), last.min(start + length));
@@ -108,8 +113,9 @@ fn unit_name(index: usize) -> String {
 }
 
 impl<'group> Shards<'group> {
-    /// Cuts a model that every process holds whole; afterwards its parameters are empty outside of their computation.
-    pub fn cut(weights: &Weights, group: &'group Group) -> Self {
+    /// Cuts a model that every process holds whole; afterwards its parameters are empty outside of their computation, for which
+    /// they come to where `placement` says.
+    pub fn cut(weights: &Weights, group: &'group Group, placement: Placement) -> Self {
         let _guard = tch::no_grad_guard();
         let mut members: Vec<Vec<(String, &Tensor)>> = vec![Vec::new(); weights.layers.len() + 1];
         for (name, tensor) in weights.parameters() {
@@ -123,7 +129,7 @@ impl<'group> Shards<'group> {
                 let layout = Layout::of(&parameters, dim(group.size()));
                 let parameters: Vec<Tensor> =
                     parameters.iter().map(|(_, tensor)| tensor.shallow_clone()).collect();
-                let part = layout.cut(&parameters, dim(group.rank()));
+                let part = layout.cut(&parameters, dim(group.rank()), placement.device);
                 let unit = Unit {
                     gradient: part.zeros_like(),
                     weights: part,
@@ -131,11 +137,11 @@ impl<'group> Shards<'group> {
                     parameters,
                     layout,
                 };
-                unit.empty();
+                unit.empty(placement);
                 unit
             })
             .collect();
-        Self { group, units }
+        Self { group, placement, units }
     }
 
     /// What the optimiser updates: one flat part per unit.
@@ -275,7 +281,7 @@ impl<'group> Shards<'group> {
     fn open(&self, index: usize, gradients: bool) -> Result<(), CollectiveError> {
         let _guard = tch::no_grad_guard();
         let Some(unit) = self.units.get(index) else { return Ok(()) };
-        let flat = self.gathered(unit, &unit.weights)?;
+        let flat = self.gathered(unit, &unit.weights.to_kind(self.placement.kind))?;
         for (parameter, view) in unit.parameters.iter().zip(unit.layout.views(&flat)) {
             parameter.shallow_clone().set_data(&view);
         }
@@ -292,9 +298,9 @@ impl<'group> Shards<'group> {
     fn close(&self, index: usize) -> Result<(), CollectiveError> {
         let _guard = tch::no_grad_guard();
         let Some(unit) = self.units.get(index) else { return Ok(()) };
-        unit.empty();
+        unit.empty(self.placement);
         if let Some(flat) = unit.open_gradient.borrow_mut().take() {
-            let sum = unit.gradient.empty_like();
+            let sum = Tensor::empty([unit.layout.part], (flat.kind(), flat.device()));
             self.group.scatter_sum(&sum, &flat)?;
             let _ = unit.gradient.shallow_clone().g_add_(&sum);
         }
@@ -303,11 +309,12 @@ impl<'group> Shards<'group> {
 }
 
 impl Unit {
-    fn empty(&self) {
+    fn empty(&self, Placement { device, kind }: Placement) {
         for parameter in &self.parameters {
-            let nothing = Tensor::empty([0], (parameter.kind(), parameter.device()));
-            parameter.shallow_clone().set_data(&nothing);
+            let nothing = Tensor::empty([0], (kind, device));
+            // The gradient first: one of another format may not stay with the parameter.
             set_gradient(parameter, None);
+            parameter.shallow_clone().set_data(&nothing);
         }
     }
 }

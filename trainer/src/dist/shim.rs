@@ -1,9 +1,11 @@
-//! The Rust side of `shim.cpp`. Nothing here decides anything.
-#![expect(unsafe_code, reason = "calls into the C++ shim")]
+//! The Rust side of `native/collectives.cpp` and of the places of gradients. Nothing here decides anything.
+#![expect(unsafe_code, reason = "calls into C++")]
 
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::ffi::{c_char, c_int, c_long, c_void};
 
 use tch::Tensor;
+
+use crate::native::{c_text, check, pointer};
 
 unsafe extern "C" {
     fn sealign_gloo_open(
@@ -20,6 +22,7 @@ unsafe extern "C" {
         bootstrap: *mut c_void,
         rank: c_int,
         size: c_int,
+        device: c_int,
         out: *mut *mut c_void,
     ) -> *mut c_char;
     fn sealign_group_close(group: *mut c_void);
@@ -28,7 +31,6 @@ unsafe extern "C" {
     fn sealign_all_gather(group: *mut c_void, output: *mut c_void, input: *mut c_void) -> *mut c_char;
     fn sealign_reduce_scatter(group: *mut c_void, output: *mut c_void, input: *mut c_void) -> *mut c_char;
     fn sealign_set_gradient(parameter: *mut c_void, gradient: *mut c_void) -> *mut c_char;
-    fn sealign_free_text(message: *mut c_char);
 }
 
 /// A communicator that lives in C++.
@@ -44,29 +46,6 @@ impl Drop for Handle {
         // SAFETY: the pointer came from an open call and is closed once.
         unsafe { sealign_group_close(self.0) }
     }
-}
-
-/// Turns the shim's message, if there is one, into an error.
-fn check(message: *mut c_char) -> Result<(), String> {
-    if message.is_null() {
-        return Ok(());
-    }
-    // SAFETY: the shim returns a zero-terminated copy that is ours until it is freed here.
-    let text = unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        sealign_free_text(message);
-        text
-    };
-    // libtorch appends a stack trace of its own code.
-    Err(text.split("\nException raised from").next().unwrap_or_default().trim().to_owned())
-}
-
-fn c_text(text: &str) -> Result<CString, String> {
-    CString::new(text).map_err(|error| error.to_string())
-}
-
-fn pointer(tensor: &Tensor) -> *mut c_void {
-    tensor.as_ptr().cast_mut().cast()
 }
 
 /// Where and as whom to join a Gloo group.
@@ -99,11 +78,13 @@ impl Handle {
         Ok(Self(out))
     }
 
-    pub(super) fn nccl(path: &str, bootstrap: &Self, rank: c_int, size: c_int) -> Result<Self, String> {
+    /// `place` is rank, number of processes, and index of this process's device.
+    pub(super) fn nccl(path: &str, bootstrap: &Self, place: [c_int; 3]) -> Result<Self, String> {
+        let [rank, size, device] = place;
         let path = c_text(path)?;
         let mut out = std::ptr::null_mut();
         // SAFETY: as above; the bootstrap handle is open.
-        check(unsafe { sealign_nccl_open(path.as_ptr(), bootstrap.0, rank, size, &raw mut out) })?;
+        check(unsafe { sealign_nccl_open(path.as_ptr(), bootstrap.0, rank, size, device, &raw mut out) })?;
         Ok(Self(out))
     }
 

@@ -6,8 +6,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::JobError;
+use crate::model::Recompute;
+use crate::model::adapter::Lora;
 use crate::optim::ScheduleKind;
-use crate::train::settings::{Anchor, Stage, StageSettings};
+use crate::placement::{DeviceChoice, Precision};
+use crate::train::settings::{Anchor, Sharding, Stage, StageSettings};
 
 /// A step's settings; the control plane documents their form.
 #[derive(Debug, Deserialize)]
@@ -17,7 +20,15 @@ pub struct StepSettings {
     seed: u64,
     layout: Layout,
     #[serde(default)]
-    lora: Option<Value>,
+    lora: Option<Lora>,
+    #[serde(default)]
+    sharding: Sharding,
+    #[serde(default)]
+    recompute: Recompute,
+    #[serde(default)]
+    device: DeviceChoice,
+    #[serde(default)]
+    precision: Precision,
     learning_rate: f64,
     optimization: Optimization,
     #[serde(default)]
@@ -52,15 +63,8 @@ struct Optimization {
 impl StepSettings {
     /// Reads the settings of a step.
     pub fn read(settings: &Value) -> Result<Self, JobError> {
-        let read: Self = serde_json::from_value(settings.clone())
-            .map_err(|error| JobError::Input(format!("the step's settings cannot be read: {error}")))?;
-        if read.lora.is_some() {
-            return Err(JobError::Input(
-                "spec.trainer.lora is not supported by this version; leave it out to train all weights"
-                    .to_owned(),
-            ));
-        }
-        Ok(read)
+        serde_json::from_value(settings.clone())
+            .map_err(|error| JobError::Input(format!("the step's settings cannot be read: {error}")))
     }
 
     /// Which objective.
@@ -84,6 +88,8 @@ impl StepSettings {
         let mut settings = StageSettings::new(self.stage);
         settings.seed = self.seed;
         settings.layout = self.layout;
+        (settings.lora, settings.sharding, settings.recompute) = (self.lora, self.sharding, self.recompute);
+        (settings.device, settings.precision) = (self.device, self.precision);
         settings.learning_rate = Some(self.learning_rate);
         settings.context = optimization.context_tokens;
         settings.max_epochs = optimization.max_epochs;
@@ -120,12 +126,12 @@ mod tests {
 
     #[test]
     fn what_the_control_plane_writes_is_what_the_trainer_reads() {
-        let stage: DpoStage = serde_json::from_value(json!({
+        let dpo: DpoStage = serde_json::from_value(json!({
             "beta": "0.25", "learningRate": "2e-4", "sftExamplesPerStep": 8, "sftWeight": "0.5",
             "optimization": { "tokensPerStep": 3000, "maxSteps": 7, "schedule": "Cosine", "validationPercent": 10 },
         }))
         .unwrap();
-        let written = sealign_plan::settings::dpo(&stage, &TrainerSpec::default(), 3);
+        let written = sealign_plan::settings::dpo(&dpo, &TrainerSpec::default(), 3);
         let settings = StepSettings::read(&written).unwrap();
         assert!(settings.wants_sft());
         let stage = settings.to_stage();
@@ -134,6 +140,10 @@ mod tests {
         assert_eq!((stage.beta, stage.learning_rate, stage.validation_share), (0.25, Some(2e-4), 0.1));
         assert_eq!(stage.anchor, Some(Anchor { examples: 8, weight: 0.5 }));
         assert_eq!(stage.schedule, ScheduleKind::Cosine);
+        assert_eq!((stage.device, stage.precision), (DeviceChoice::Cpu, Precision::Auto));
+        let gpus = TrainerSpec { gpus_per_node: 8, ..TrainerSpec::default() };
+        let written = sealign_plan::settings::dpo(&dpo, &gpus, 3);
+        assert_eq!(StepSettings::read(&written).unwrap().to_stage().device, DeviceChoice::Cuda);
     }
 
     #[test]
@@ -151,11 +161,18 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_is_refused_with_the_remedy() {
+    fn adapter_sharding_and_recomputation_pass_through() {
         let stage: SftStage = serde_json::from_value(json!({})).unwrap();
-        let trainer: TrainerSpec =
-            serde_json::from_value(json!({ "lora": { "rank": 8, "alpha": 16 } })).unwrap();
-        let error = StepSettings::read(&sealign_plan::settings::sft(&stage, &trainer, 0)).unwrap_err();
-        assert!(error.is_input() && error.to_string().contains("spec.trainer.lora"));
+        let read = |trainer| {
+            let trainer: TrainerSpec = serde_json::from_value(trainer).unwrap();
+            StepSettings::read(&sealign_plan::settings::sft(&stage, &trainer, 0)).unwrap().to_stage()
+        };
+        let plain = read(json!({}));
+        assert_eq!((plain.lora, plain.sharding), (None, Sharding::Nothing));
+        let adapted = read(json!({ "lora": { "rank": 8, "alpha": 16 }, "recompute": "Layers" }));
+        assert_eq!(adapted.lora, Some(Lora { rank: 8, alpha: 16.0 }));
+        assert_eq!(adapted.recompute, Recompute::Layers);
+        adapted.check().unwrap();
+        assert_eq!(read(json!({ "sharding": "Everything" })).sharding, Sharding::Everything);
     }
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use sealign_manifest::group::{Lineage, OutputRef, Rejection};
-use sealign_manifest::train::{ModelManifest, ModelSource, TrainStep};
+use sealign_manifest::train::{AdapterManifest, ModelManifest, ModelSource, TrainStep};
 use sealign_manifest::{Digest, ObjectKeys};
 use sealign_plan::config::WorkerConfig;
 use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
@@ -23,6 +22,9 @@ pub fn run(scratch: &Path) -> Result<(), JobError> {
             problem: "is not the configuration of a training step".to_owned(),
         });
     };
+    if ranks::launch()? {
+        return Ok(());
+    }
     let bucket = Bucket::from_environment()?;
     let result = run_step(&bucket, &step, scratch);
     if let Err(error) = &result
@@ -48,6 +50,7 @@ fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), Job
     fetch::create(&data)?;
     let mut config = TrainConfig {
         model,
+        model_name: Some(public_name(&step.model)),
         tokenizer: None,
         sft: Vec::new(),
         preferences: Vec::new(),
@@ -66,7 +69,7 @@ fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), Job
     }
     fetch::create(&config.output)?;
     crate::process::set_threads(config.settings.threads);
-    let group = ranks::meet(Duration::from_secs(config.settings.collective_timeout_seconds))?;
+    let group = ranks::meet(&config.settings)?;
     if !group.leads() {
         train::run_in(&group, &config, &mut SilentSink)?;
         return Ok(());
@@ -80,7 +83,7 @@ fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), Job
     publish(bucket, step, &forest.digest, &summary, base_note(&config.model))
 }
 
-/// Uploads the model's files, then its create-only manifest.
+/// Uploads the model's files and the adapter's, then the create-only manifests, the model's last.
 fn publish(
     bucket: &Bucket,
     step: &TrainStep,
@@ -88,11 +91,16 @@ fn publish(
     summary: &RunSummary,
     base: Option<String>,
 ) -> Result<(), JobError> {
-    let mut files = BTreeMap::new();
-    for name in summary.manifest.files.keys() {
-        let key = ObjectKeys::beside(&step.keys.model()).join(name);
-        let sent = bucket.wait(bucket.store.upload_file(&key, &summary.model.join(name)))?;
-        files.insert(name.clone(), OutputRef { file: name.clone(), digest: sent.digest, bytes: sent.bytes });
+    let names = summary.manifest.files.keys().map(String::as_str);
+    let files = upload(bucket, &ObjectKeys::beside(&step.keys.model()), &summary.model, names)?;
+    if let Some(folder) = &summary.adapter {
+        let key = step.keys.adapter();
+        let files =
+            upload(bucket, &ObjectKeys::beside(&key), folder, train::export::ADAPTER_FILES.into_iter())?;
+        let of_model = |name: &&String| name.starts_with("model/");
+        let inputs = summary.manifest.inputs.iter().filter(|(name, _)| of_model(name));
+        let inputs = inputs.map(|(name, digest)| (name.clone(), digest.clone())).collect();
+        bucket.wait(bucket.store.create_json(&key, &AdapterManifest { files, inputs }))?;
     }
     let count = |steps: usize| u64::try_from(steps).unwrap_or(u64::MAX);
     let mut inputs = summary.manifest.inputs.clone();
@@ -115,6 +123,31 @@ fn publish(
     bucket.wait(bucket.store.create_json(&key, &manifest))?;
     println!("finished: {key}");
     Ok(())
+}
+
+/// Uploads files of a folder and says what they are.
+fn upload<'name>(
+    bucket: &Bucket,
+    keys: &ObjectKeys,
+    folder: &Path,
+    names: impl Iterator<Item = &'name str>,
+) -> Result<BTreeMap<String, OutputRef>, JobError> {
+    let mut files = BTreeMap::new();
+    for name in names {
+        let sent = bucket.wait(bucket.store.upload_file(&keys.join(name), &folder.join(name)))?;
+        let file = OutputRef { file: name.to_owned(), digest: sent.digest, bytes: sent.bytes };
+        files.insert(name.to_owned(), file);
+    }
+    Ok(files)
+}
+
+/// What the model is called where this pod's folders do not exist.
+fn public_name(model: &ModelSource) -> String {
+    match model {
+        ModelSource::Builtin(name) => format!("builtin:{name}"),
+        ModelSource::Directory(path) => path.clone(),
+        ModelSource::Manifest(key) => format!("artifact:{key}"),
+    }
 }
 
 /// What a reader has to know of the model that training began with: that nobody has trained it before.

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::config::ModelConfig;
 use super::dim;
@@ -77,21 +77,36 @@ impl LowRank {
             (0..rank * columns).map(|_| ((2.0 * generator.random::<f64>() - 1.0) * bound) as f32).collect();
         Self {
             down: Tensor::from_slice(&values).reshape([dim(rank), dim(columns)]),
-            up: Tensor::zeros([dim(rows), dim(rank)], (tch::Kind::Float, tch::Device::Cpu)),
+            up: Tensor::zeros([dim(rows), dim(rank)], (tch::Kind::Float, Device::Cpu)),
         }
     }
 
+    /// Adapters stay in float32: what they learn is smaller than what half precision keeps of a weight.
     fn apply(&self, input: &Tensor) -> Tensor {
-        input.linear::<&Tensor>(&self.down, None).linear::<&Tensor>(&self.up, None)
+        let update = input.to_kind(self.down.kind()).linear::<&Tensor>(&self.down, None);
+        update.linear::<&Tensor>(&self.up, None).to_kind(input.kind())
     }
 
     /// `B A`, `[out, in]`.
     fn product(&self) -> Tensor {
         self.up.detach().matmul(&self.down.detach())
     }
+
+    fn to_device(&self, device: Device) -> Self {
+        Self { down: self.down.to_device(device), up: self.up.to_device(device) }
+    }
 }
 
 impl LayerAdapter {
+    /// The same adapters somewhere else.
+    #[must_use]
+    pub fn to_device(&self, device: Device) -> Self {
+        Self {
+            projections: self.projections.each_ref().map(|part| part.to_device(device)),
+            scale: self.scale,
+        }
+    }
+
     fn sum(&self, input: &Tensor, projections: &[usize]) -> Tensor {
         let parts: Vec<Tensor> = projections
             .iter()

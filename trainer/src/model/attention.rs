@@ -8,10 +8,11 @@
 //! The layout follows tree attention as in arXiv 2511.00413; the merge is the one of flash decoding.
 
 use sealign_batch::Segment;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
 use super::dim;
+use super::kernel::{self, Saved};
 
 /// Query rows that see key rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +26,16 @@ struct Part {
     first: bool,
 }
 
-/// Which rows see which rows.
-#[derive(Clone, Debug, Default)]
+/// Which rows see which rows, and at which positions they stand.
+#[derive(Debug)]
 pub struct AttentionPlan {
     parts: Vec<Part>,
+    rotation: Rotation,
 }
 
 impl AttentionPlan {
-    /// The plan of a packed batch.
-    pub fn new(segments: &[Segment]) -> Self {
+    /// The plan of a packed batch's segments, and of its rows' positions.
+    pub fn new(config: &ModelConfig, segments: &[Segment], positions: &[usize], device: Device) -> Self {
         let mut parts = Vec::with_capacity(segments.len() * 2);
         for segment in segments {
             let (start, len, end) = (dim(segment.start), dim(segment.len), dim(segment.subtree_end));
@@ -59,23 +61,46 @@ impl AttentionPlan {
                 });
             }
         }
-        Self { parts }
+        Self { parts, rotation: Rotation::new(config, positions, device) }
     }
+}
+
+/// What goes into the kernel, each `[T, H, D]`: rotated queries, rotated keys and values repeated to the query heads.
+#[derive(Debug)]
+struct Heads {
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
 }
 
 /// What the backward pass needs of one attention call.
 #[derive(Debug)]
 pub struct Attended {
-    /// Rotated queries, `[T, H, D]`.
-    query_THD: Tensor,
-    /// Rotated keys, repeated to the query heads, `[T, H, D]`.
-    key_THD: Tensor,
-    /// Values, repeated to the query heads, `[T, H, D]`.
-    value_THD: Tensor,
+    /// `None` when they are to be made again from the fused projection.
+    heads: Option<Heads>,
     /// Output, `[T, H, D]`.
     pub out_THD: Tensor,
     /// Log-sum-exp of the scores, `[1, H, T]`.
     lse_1HT: Tensor,
+}
+
+impl Attended {
+    /// Forgets what the fused projection gives again: three quarters of the memory.
+    #[must_use]
+    pub fn without_heads(self) -> Self {
+        Self { heads: None, ..self }
+    }
+}
+
+impl Heads {
+    fn of(config: &ModelConfig, rotation: &Rotation, qkv: &Tensor) -> Self {
+        let (query_THD, key_TKD, value_TKD) = split_heads(config, qkv, rotation);
+        Self {
+            queries: query_THD,
+            keys: repeat_heads(config, &key_TKD),
+            values: repeat_heads(config, &value_TKD),
+        }
+    }
 }
 
 /// Cosines and sines of the rotary embedding for each row, both `[T, 1, D / 2]`.
@@ -86,24 +111,26 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The table rows of the given positions, computed in float32 as transformers does.
-    pub fn new(config: &ModelConfig, positions: &[usize]) -> Self {
+    /// The table rows of the given positions, computed in float32 on the CPU as transformers does, then brought to `device`.
+    pub fn new(config: &ModelConfig, positions: &[usize], device: Device) -> Self {
         let half = dim(config.head_dim / 2);
-        let exponents = Tensor::arange_start_step(0, half * 2, 2, (tch::Kind::Float, tch::Device::Cpu))
+        let exponents = Tensor::arange_start_step(0, half * 2, 2, (Kind::Float, Device::Cpu))
             / f64::from(u32::try_from(config.head_dim).unwrap_or(u32::MAX));
-        let base = Tensor::from(config.rope_theta).to_kind(tch::Kind::Float);
+        let base = Tensor::from(config.rope_theta).to_kind(Kind::Float);
         let frequencies = base.pow(&exponents).reciprocal();
         let positions: Vec<i64> = positions.iter().map(|position| dim(*position)).collect();
-        let positions = Tensor::from_slice(&positions).to_kind(tch::Kind::Float);
+        let positions = Tensor::from_slice(&positions).to_kind(Kind::Float);
         let angles = (positions.unsqueeze(1) * frequencies.unsqueeze(0)).unsqueeze(1);
-        Self { cos: angles.cos(), sin: angles.sin() }
+        Self { cos: angles.cos().to_device(device), sin: angles.sin().to_device(device) }
     }
 
     /// Rotates `[T, heads, D]`; the halves of a head are the two coordinates.
     pub fn apply(&self, heads_THD: &Tensor) -> Tensor {
         let halves = heads_THD.chunk(2, 2);
         let [first, second] = halves.as_slice() else { return heads_THD.shallow_clone() };
+        // The table is float32, so half precision is rounded once, at the end.
         Tensor::cat(&[first * &self.cos - second * &self.sin, second * &self.cos + first * &self.sin], 2)
+            .to_kind(heads_THD.kind())
     }
 
     /// The inverse rotation, which is also the gradient of [`Rotation::apply`].
@@ -111,6 +138,7 @@ impl Rotation {
         let halves = heads_THD.chunk(2, 2);
         let [first, second] = halves.as_slice() else { return heads_THD.shallow_clone() };
         Tensor::cat(&[first * &self.cos + second * &self.sin, second * &self.cos - first * &self.sin], 2)
+            .to_kind(heads_THD.kind())
     }
 }
 
@@ -142,21 +170,19 @@ fn kernel_view(tensor_THD: &Tensor, start: i64, len: i64) -> Tensor {
 }
 
 /// Attention of a packed batch. `qkv` is the fused projection before rotation, `[T, (H + 2K) D]`. Call without gradients.
-pub fn forward(config: &ModelConfig, plan: &AttentionPlan, rotation: &Rotation, qkv: &Tensor) -> Attended {
-    let (query_THD, key_TKD, value_TKD) = split_heads(config, qkv, rotation);
-    let (key_THD, value_THD) = (repeat_heads(config, &key_TKD), repeat_heads(config, &value_TKD));
-    let out_THD = query_THD.empty_like();
+pub fn forward(config: &ModelConfig, plan: &AttentionPlan, qkv: &Tensor) -> Attended {
+    let inputs = Heads::of(config, &plan.rotation, qkv);
+    let Heads { queries: query_THD, keys: key_THD, values: value_THD } = &inputs;
+    // Parts are merged in float32; one rounding at the end.
+    let out_THD = Tensor::empty(query_THD.size(), (Kind::Float, query_THD.device()));
     let (rows, heads, _) = out_THD.size3().unwrap_or_default();
-    let lse_1HT = Tensor::empty([1, heads, rows], (tch::Kind::Float, out_THD.device()));
+    let lse_1HT = Tensor::empty([1, heads, rows], (Kind::Float, out_THD.device()));
     for part in &plan.parts {
-        let (out, lse) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu::<&Tensor>(
-            &kernel_view(&query_THD, part.query_start, part.query_len),
-            &kernel_view(&key_THD, part.key_start, part.key_len),
-            &kernel_view(&value_THD, part.key_start, part.key_len),
-            0.0,
+        let (out, lse) = kernel::forward(
+            &kernel_view(query_THD, part.query_start, part.query_len),
+            &kernel_view(key_THD, part.key_start, part.key_len),
+            &kernel_view(value_THD, part.key_start, part.key_len),
             part.causal,
-            None,
-            None,
         );
         let mut merged_out = kernel_view(&out_THD, part.query_start, part.query_len);
         let mut merged_lse = lse_1HT.narrow(2, part.query_start, part.query_len);
@@ -171,45 +197,43 @@ pub fn forward(config: &ModelConfig, plan: &AttentionPlan, rotation: &Rotation, 
         let _ = merged_out.multiply_(&old_share).addcmul_(&out, &new_share);
         merged_lse.copy_(&total);
     }
-    Attended { query_THD, key_THD, value_THD, out_THD, lse_1HT }
+    let out_THD = out_THD.to_kind(query_THD.kind());
+    Attended { heads: Some(inputs), out_THD, lse_1HT }
 }
 
-/// Gradient of the fused projection, `[T, (H + 2K) D]`, from the gradient of the output, `[T, H, D]`.
+/// Gradient of the fused projection `qkv`, `[T, (H + 2K) D]`, from the gradient of the output, `[T, H, D]`.
 pub fn backward(
     config: &ModelConfig,
     plan: &AttentionPlan,
-    rotation: &Rotation,
-    attended: &Attended,
+    qkv: &Tensor,
+    attended: Attended,
     grad_out_THD: &Tensor,
 ) -> Tensor {
-    let Attended { query_THD, key_THD, value_THD, out_THD, lse_1HT } = attended;
-    let grad_query = query_THD.zeros_like();
-    let grad_key = key_THD.zeros_like();
-    let grad_value = value_THD.zeros_like();
+    let Attended { heads, out_THD, lse_1HT } = attended;
+    let Heads { queries: query_THD, keys: key_THD, values: value_THD } =
+        &heads.unwrap_or_else(|| Heads::of(config, &plan.rotation, qkv));
+    let zeros = |like: &Tensor| Tensor::zeros(like.size(), (Kind::Float, like.device()));
+    let (grad_query, grad_key, grad_value) = (zeros(query_THD), zeros(key_THD), zeros(value_THD));
     for part in &plan.parts {
         let query = |tensor: &Tensor| kernel_view(tensor, part.query_start, part.query_len);
         let key = |tensor: &Tensor| kernel_view(tensor, part.key_start, part.key_len);
-        let (query_part, key_part, value_part) =
-            Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward::<&Tensor>(
-                &query(grad_out_THD),
-                &query(query_THD),
-                &key(key_THD),
-                &key(value_THD),
-                &query(out_THD),
-                &lse_1HT.narrow(2, part.query_start, part.query_len).contiguous(),
-                0.0,
-                part.causal,
-                None,
-                None,
-            );
+        let (query_part, key_part, value_part) = kernel::backward(&Saved {
+            grad_out: &query(grad_out_THD),
+            query: &query(query_THD),
+            key: &key(key_THD),
+            value: &key(value_THD),
+            out: &query(&out_THD),
+            lse: &lse_1HT.narrow(2, part.query_start, part.query_len).contiguous(),
+            causal: part.causal,
+        });
         let _ = query(&grad_query).g_add_(&query_part);
         let _ = key(&grad_key).g_add_(&key_part);
         let _ = key(&grad_value).g_add_(&value_part);
     }
     let grad_key = sum_groups(config, &grad_key);
     let grad_value = sum_groups(config, &grad_value);
-    let rotated = rotation.undo(&Tensor::cat(&[grad_query, grad_key], 1));
-    Tensor::cat(&[rotated, grad_value], 1).flatten(1, 2)
+    let rotated = plan.rotation.undo(&Tensor::cat(&[grad_query, grad_key], 1));
+    Tensor::cat(&[rotated, grad_value], 1).flatten(1, 2).to_kind(qkv.kind())
 }
 
 /// Adds up the gradients of repeated heads: `[T, H, D]` to `[T, K, D]`.
@@ -219,5 +243,5 @@ fn sum_groups(config: &ModelConfig, grad_THD: &Tensor) -> Tensor {
         return grad_THD.shallow_clone();
     }
     let (kv_heads, size) = (dim(config.kv_heads), dim(config.head_dim));
-    grad_THD.view([-1, kv_heads, group, size]).sum_dim_intlist(&[2_i64][..], false, tch::Kind::Float)
+    grad_THD.view([-1, kv_heads, group, size]).sum_dim_intlist(&[2_i64][..], false, Kind::Float)
 }

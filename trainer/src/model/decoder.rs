@@ -8,10 +8,10 @@ use std::convert::Infallible;
 
 use sealign_batch::PackedBatch;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::adapter::LayerAdapter;
-use super::attention::{self, Attended, AttentionPlan, Rotation};
+use super::attention::{self, Attended, AttentionPlan};
 use super::config::ModelConfig;
 use super::dim;
 use super::weights::{LayerWeights, Weights};
@@ -23,9 +23,14 @@ pub enum Recompute {
     /// All activations: fastest, most memory.
     #[default]
     Nothing,
-    /// Only the layer's input, attention output and its log-sum-exp; the two graphs are built again in the backward pass.
+    /// Only the layer's input, attention output and its log-sum-exp; the two graphs are built again in the backward pass,
+    /// the wider one for [`ROWS_AT_ONCE`] rows at a time.
     Layers,
 }
+
+/// Rows for which the part of a layer behind attention exists at once while layers are recomputed. It is several times as wide
+/// as the rest, and no row of it depends on another; with this many, matrix products are as fast as with more.
+pub const ROWS_AT_ONCE: usize = 4096;
 
 /// Where the parameters are while they are not computed with.
 ///
@@ -94,7 +99,6 @@ pub struct Inputs {
     /// Token ids, `[T]`, int64.
     pub tokens_T: Tensor,
     plan: AttentionPlan,
-    rotation: Rotation,
 }
 
 /// A forward pass that a backward pass can follow.
@@ -123,13 +127,17 @@ struct Graphs {
 }
 
 impl Inputs {
-    /// Uploads a packed batch.
+    /// A packed batch on the CPU.
     pub fn new(config: &ModelConfig, batch: &PackedBatch) -> Self {
+        Self::on(Device::Cpu, config, batch)
+    }
+
+    /// Uploads a packed batch to where the parameters are.
+    pub fn on(device: Device, config: &ModelConfig, batch: &PackedBatch) -> Self {
         let tokens: Vec<i64> = batch.tokens.iter().map(|token| i64::from(*token)).collect();
         Self {
-            tokens_T: Tensor::from_slice(&tokens),
-            plan: AttentionPlan::new(&batch.segments),
-            rotation: Rotation::new(config, &batch.positions),
+            tokens_T: Tensor::from_slice(&tokens).to_device(device),
+            plan: AttentionPlan::new(config, &batch.segments, &batch.positions, device),
         }
     }
 }
@@ -155,6 +163,20 @@ impl LayerWeights {
         middle + self.updated(down, |adapter| adapter.down(&inner))
     }
 
+    /// As [`LayerWeights::finish`] without gradients, some rows at a time; `attention` is `[T, H, D]`.
+    fn finish_by_rows(&self, config: &ModelConfig, input_TC: &Tensor, attention: &Tensor) -> Tensor {
+        let parts: Vec<Tensor> = row_runs(input_TC)
+            .map(|(start, len)| {
+                let rows = |tensor: &Tensor| tensor.narrow(0, start, len);
+                self.finish(config, &rows(input_TC), &rows(attention).flatten(1, 2))
+            })
+            .collect();
+        match parts.as_slice() {
+            [whole] => whole.shallow_clone(),
+            parts => Tensor::cat(parts, 0),
+        }
+    }
+
     /// A projection's output with the adapter's update, if there is one.
     fn updated(&self, output: Tensor, update: impl FnOnce(&LayerAdapter) -> Tensor) -> Tensor {
         match &self.adapter {
@@ -175,6 +197,11 @@ impl Decoder {
     pub fn trainable(config: ModelConfig, weights: Weights) -> Self {
         weights.enable_gradients();
         Self { config, weights }
+    }
+
+    /// Where the parameters are computed with.
+    pub fn device(&self) -> Device {
+        self.weights.embedding.device()
     }
 
     /// Hidden states of a packed batch, with what the backward pass needs.
@@ -198,8 +225,9 @@ impl Decoder {
                 Recompute::Nothing => self.layer_with_graphs(weights, &inputs, hidden_TC),
                 Recompute::Layers => tch::no_grad(|| {
                     let qkv = weights.project(&self.config, &hidden_TC);
-                    let attended = attention::forward(&self.config, &inputs.plan, &inputs.rotation, &qkv);
-                    let output = weights.finish(&self.config, &hidden_TC, &attended.out_THD.flatten(1, 2));
+                    let attended = attention::forward(&self.config, &inputs.plan, &qkv).without_heads();
+                    drop(qkv);
+                    let output = weights.finish_by_rows(&self.config, &hidden_TC, &attended.out_THD);
                     (LayerPass { input_TC: hidden_TC, attended, graphs: None }, output)
                 }),
             };
@@ -223,8 +251,9 @@ impl Decoder {
         for (index, weights) in self.weights.layers.iter().enumerate() {
             residence.enter(index, false)?;
             let qkv = weights.project(&self.config, &hidden_TC);
-            let attended = attention::forward(&self.config, &inputs.plan, &inputs.rotation, &qkv);
-            hidden_TC = weights.finish(&self.config, &hidden_TC, &attended.out_THD.flatten(1, 2));
+            let out_THD = attention::forward(&self.config, &inputs.plan, &qkv).out_THD;
+            drop(qkv);
+            hidden_TC = weights.finish_by_rows(&self.config, &hidden_TC, &out_THD);
             residence.leave(index)?;
         }
         Ok(hidden_TC)
@@ -237,13 +266,57 @@ impl Decoder {
         hidden_TC: Tensor,
     ) -> (LayerPass, Tensor) {
         let (input_leaf, qkv) = weights.graphs(&self.config, &hidden_TC);
-        let attended =
-            tch::no_grad(|| attention::forward(&self.config, &inputs.plan, &inputs.rotation, &qkv.detach()));
+        let attended = tch::no_grad(|| attention::forward(&self.config, &inputs.plan, &qkv.detach()));
         let attention_leaf = attended.out_THD.flatten(1, 2).set_requires_grad(true);
         let output = weights.finish(&self.config, &input_leaf, &attention_leaf);
         let next = output.detach();
         let graphs = Some(Graphs { input_leaf, qkv, attention_leaf, output });
         (LayerPass { input_TC: hidden_TC, attended, graphs }, next)
+    }
+
+    /// Backward through the kept graphs of a layer; returns the gradient of its input.
+    fn backward_through(
+        &self,
+        plan: &AttentionPlan,
+        graphs: Graphs,
+        attended: Attended,
+        grad_TC: &Tensor,
+    ) -> Tensor {
+        let Graphs { input_leaf, qkv, attention_leaf, output } = graphs;
+        backward_with(&output, grad_TC);
+        let grad_out = attention_leaf.grad().view_as(&attended.out_THD);
+        let grad_qkv =
+            tch::no_grad(|| attention::backward(&self.config, plan, &qkv.detach(), attended, &grad_out));
+        backward_with(&qkv, &grad_qkv);
+        // Both graphs start at the same leaf, so this is the sum of the two ways through the layer.
+        input_leaf.grad()
+    }
+
+    /// As [`Decoder::backward_through`], with the graphs built again.
+    fn backward_again(
+        &self,
+        weights: &LayerWeights,
+        plan: &AttentionPlan,
+        layer: LayerPass,
+        grad_TC: &Tensor,
+    ) -> Tensor {
+        let LayerPass { input_TC, attended, graphs: _ } = layer;
+        let (mut grad_input, grad_out) = (input_TC.empty_like(), attended.out_THD.empty_like());
+        for (start, len) in row_runs(&input_TC) {
+            let leaf = |tensor: &Tensor| tensor.narrow(0, start, len).detach().set_requires_grad(true);
+            let (input_leaf, attention_leaf) = (leaf(&input_TC), leaf(&attended.out_THD));
+            let output = weights.finish(&self.config, &input_leaf, &attention_leaf.flatten(1, 2));
+            backward_with(&output, &grad_TC.narrow(0, start, len));
+            grad_input.narrow(0, start, len).copy_(&input_leaf.grad());
+            grad_out.narrow(0, start, len).copy_(&attention_leaf.grad());
+        }
+        let (input_leaf, qkv) = weights.graphs(&self.config, &input_TC);
+        let grad_qkv =
+            tch::no_grad(|| attention::backward(&self.config, plan, &qkv.detach(), attended, &grad_out));
+        drop(grad_out);
+        backward_with(&qkv, &grad_qkv);
+        // The two ways through the layer.
+        grad_input.g_add_(&input_leaf.grad())
     }
 
     /// Adds the parameter gradients of everything below `hidden_TC`, whose gradient is given, `[T, C]`.
@@ -262,35 +335,43 @@ impl Decoder {
         let mut grad_TC = grad_TC;
         for (index, (weights, layer)) in self.weights.layers.iter().zip(layers).enumerate().rev() {
             residence.enter(index, true)?;
-            let LayerPass { input_TC, attended, graphs } = layer;
-            let graphs = graphs.unwrap_or_else(|| {
-                let (input_leaf, qkv) = weights.graphs(&self.config, &input_TC);
-                let attention_leaf = attended.out_THD.flatten(1, 2).set_requires_grad(true);
-                let output = weights.finish(&self.config, &input_leaf, &attention_leaf);
-                Graphs { input_leaf, qkv, attention_leaf, output }
-            });
-            backward_with(&graphs.output, &grad_TC);
-            let grad_out = graphs.attention_leaf.grad().view_as(&attended.out_THD);
-            let grad_qkv = tch::no_grad(|| {
-                attention::backward(&self.config, &inputs.plan, &inputs.rotation, &attended, &grad_out)
-            });
-            backward_with(&graphs.qkv, &grad_qkv);
-            // Both graphs start at the same leaf, so this is the sum of the two ways through the layer.
-            grad_TC = graphs.input_leaf.grad();
-            drop(graphs);
+            grad_TC = match layer.graphs {
+                Some(graphs) => self.backward_through(&inputs.plan, graphs, layer.attended, &grad_TC),
+                None => self.backward_again(weights, &inputs.plan, layer, &grad_TC),
+            };
             residence.leave(index)?;
         }
         let _guard = tch::no_grad_guard();
         let embedding = &self.weights.embedding;
         if embedding.requires_grad() {
-            let _ = embedding.grad().index_add_(0, &inputs.tokens_T, &grad_TC);
+            add_rows(&embedding.grad(), &inputs.tokens_T, &grad_TC);
         }
         Ok(())
     }
 }
 
+/// The rows of a tensor in runs of at most [`ROWS_AT_ONCE`]: first row and number.
+fn row_runs(tensor: &Tensor) -> impl Iterator<Item = (i64, i64)> + use<> {
+    let (rows, run) = (tensor.size().first().copied().unwrap_or(0), dim(ROWS_AT_ONCE));
+    (0..)
+        .map(move |index| index * run)
+        .take_while(move |start| *start < rows)
+        .map(move |start| (start, run.min(rows - start)))
+}
+
+/// Adds rows to the gradient of the embedding. A frequent token has thousands of rows, which half precision cannot add up one by
+/// one, so they are summed in float32 first.
+fn add_rows(gradient: &Tensor, tokens_T: &Tensor, rows_TC: &Tensor) {
+    if gradient.kind() == Kind::Float {
+        let _ = gradient.shallow_clone().index_add_(0, tokens_T, rows_TC);
+        return;
+    }
+    let sum = Tensor::zeros(gradient.size(), (Kind::Float, gradient.device()));
+    let _ = gradient.shallow_clone().g_add_(&sum.index_add(0, tokens_T, &rows_TC.to_kind(Kind::Float)));
+}
+
 /// Runs the backward pass of `output` with a given gradient. tch has no such call; the inner product with a constant has
 /// exactly that gradient.
 pub(super) fn backward_with(output: &Tensor, gradient: &Tensor) {
-    output.reshape([-1]).dot(&gradient.to_kind(Kind::Float).reshape([-1])).backward();
+    output.reshape([-1]).dot(&gradient.to_kind(output.kind()).reshape([-1])).backward();
 }

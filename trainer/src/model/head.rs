@@ -42,7 +42,8 @@ impl Decoder {
     pub fn head_forward(&self, hidden_TC: &Tensor, targets: &[Target], gradients: bool) -> HeadPass {
         let rows: Vec<i64> = targets.iter().map(|target| dim(target.row)).collect();
         let tokens: Vec<i64> = targets.iter().map(|target| i64::from(target.token)).collect();
-        let (rows_N, tokens_N) = (Tensor::from_slice(&rows), Tensor::from_slice(&tokens));
+        let place = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(hidden_TC.device());
+        let (rows_N, tokens_N) = (place(&rows), place(&tokens));
         let selected_NC = hidden_TC.detach().index_select(0, &rows_N).set_requires_grad(gradients);
         let norm = || {
             selected_NC.rms_norm(
@@ -58,10 +59,11 @@ impl Decoder {
         for (start, len) in self.chunks(targets.len()) {
             let tokens = tokens_N.narrow(0, dim(start), dim(len));
             let logits = self.chunk_logits(&normed_NC, start, len);
-            let chosen = logits.gather(1, &tokens.unsqueeze(1), false).squeeze_dim(1);
-            let part = chosen - logits.logsumexp(&[1_i64][..], false);
+            let exact = logits.to_kind(Kind::Float);
+            let chosen = exact.gather(1, &tokens.unsqueeze(1), false).squeeze_dim(1);
+            let part = chosen - exact.logsumexp(&[1_i64][..], false);
             if let Some(out) = log_probs.get_mut(start..start + len) {
-                part.to_kind(Kind::Float).copy_data(out, len);
+                part.copy_data(out, len);
             }
             kept = (gradients && len == targets.len()).then_some(logits);
         }
@@ -74,7 +76,7 @@ impl Decoder {
     pub fn head_backward(&self, pass: &HeadPass, coefficients: &[f32], hidden_TC: &Tensor) -> Tensor {
         let grad_normed = tch::no_grad(|| {
             let grad_normed = pass.normed_NC.zeros_like();
-            let coefficients_N = Tensor::from_slice(coefficients);
+            let coefficients_N = Tensor::from_slice(coefficients).to_device(hidden_TC.device());
             let head = self.weights.output_head();
             // A head that is not trained gets no gradient.
             let mut grad_head = head.requires_grad().then(|| head.grad());
@@ -91,6 +93,7 @@ impl Decoder {
                 let mut grad_logits = logits.softmax(1, Kind::Float);
                 let _ = grad_logits.multiply_(&(-&coefficients));
                 let _ = grad_logits.scatter_add_(1, &tokens, &coefficients);
+                let grad_logits = grad_logits.to_kind(normed.kind());
                 if let Some(grad_head) = &mut grad_head {
                     let _ = grad_head.addmm_(&grad_logits.transpose(0, 1), &normed);
                 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use thiserror::Error;
 
 use super::dim;
@@ -109,8 +109,8 @@ pub fn write(
     named: &BTreeMap<String, Tensor>,
     save_type: SaveType,
 ) -> Result<(), TensorFileError> {
-    let views: Vec<(&String, Bytes)> =
-        named.iter().map(|(name, tensor)| (name, Bytes::of(tensor, save_type))).collect();
+    let views: Vec<(&String, Stored)> =
+        named.iter().map(|(name, tensor)| (name, Stored::of(tensor, save_type))).collect();
     // transformers refuses files without this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let io = |source| TensorFileError::Io { path: path.to_owned(), action: "written", source };
@@ -119,31 +119,27 @@ pub fn write(
     std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(io)
 }
 
-/// A tensor's bytes in the form that `safetensors` wants.
-struct Bytes {
+/// A tensor as `safetensors` wants it: its bytes are made when they are written, so that they exist for one tensor at a time.
+struct Stored {
+    tensor: Tensor,
     shape: Vec<usize>,
-    data: Vec<u8>,
+    kind: Kind,
     dtype: Dtype,
+    width: usize,
 }
 
-impl Bytes {
+impl Stored {
     fn of(tensor: &Tensor, save_type: SaveType) -> Self {
         let (kind, dtype, width) = match save_type {
             SaveType::F32 => (Kind::Float, Dtype::F32, 4),
             SaveType::Bf16 => (Kind::BFloat16, Dtype::BF16, 2),
         };
-        let tensor = tensor.detach().to_kind(kind).contiguous();
-        let mut data = vec![0; tensor.numel() * width];
-        tensor.copy_data_u8(&mut data, tensor.numel());
-        Self {
-            shape: tensor.size().into_iter().map(|size| usize::try_from(size).unwrap_or(0)).collect(),
-            data,
-            dtype,
-        }
+        let shape = tensor.size().into_iter().map(|size| usize::try_from(size).unwrap_or(0)).collect();
+        Self { tensor: tensor.detach(), shape, kind, dtype, width }
     }
 }
 
-impl View for Bytes {
+impl View for Stored {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -153,10 +149,13 @@ impl View for Bytes {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.data)
+        let tensor = self.tensor.to_device(Device::Cpu).to_kind(self.kind).contiguous();
+        let mut data = vec![0; self.data_len()];
+        tensor.copy_data_u8(&mut data, tensor.numel());
+        Cow::Owned(data)
     }
 
     fn data_len(&self) -> usize {
-        self.data.len()
+        self.tensor.numel() * self.width
     }
 }

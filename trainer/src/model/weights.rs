@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::adapter::LayerAdapter;
 use super::config::ModelConfig;
 use super::dim;
+use crate::placement::Placement;
 
 /// Why named tensors do not make this model.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -206,6 +207,21 @@ impl Weights {
             final_norm: pick("final_norm", &self.final_norm),
             head: self.head.as_ref().map(|head| pick("head", head)),
         }
+    }
+
+    /// The same model somewhere else and in another format; adapters keep theirs.
+    #[must_use]
+    pub fn placed(&self, Placement { device, kind }: Placement) -> Self {
+        let originals = self.parameters();
+        let mut moved: BTreeMap<String, Tensor> = originals
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.to_device(device).to_kind(kind)))
+            .collect();
+        let mut placed = self.with_values(|name| moved.remove(name));
+        for (layer, source) in placed.layers.iter_mut().zip(&self.layers) {
+            layer.adapter = source.adapter.as_ref().map(|adapter| adapter.to_device(device));
+        }
+        placed
     }
 
     /// The parameters by the names of [`Weights::parameters`].

@@ -92,7 +92,7 @@ impl AdamW {
                 let Some(stored) = named.remove(&key).filter(|stored| stored.size() == tensor.size()) else {
                     return Err(key);
                 };
-                *tensor = stored;
+                *tensor = stored.to_device(tensor.device());
             }
         }
         self.steps = steps;

@@ -56,7 +56,7 @@ pub fn extend(model: &Decoder, extensions: &mut [Extension<'_>]) -> Tensor {
     tokens.resize(padded, 0);
     positions.resize(padded, 0);
 
-    let rotation = Rotation::new(config, &positions);
+    let rotation = Rotation::new(config, &positions, tch::Device::Cpu);
     let mut hidden_TC = model.weights.embedding.index_select(0, &Tensor::from_slice(&tokens));
     for (layer, weights) in model.weights.layers.iter().enumerate() {
         let qkv = weights.project(config, &hidden_TC);

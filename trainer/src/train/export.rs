@@ -24,6 +24,9 @@ const TOKENIZER_FILES: [&str; 8] = [
     "generation_config.json",
 ];
 
+/// Files of an adapter in PEFT's layout.
+pub const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 /// `manifest.json` of a model folder; written last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -117,8 +120,8 @@ pub fn write_layout(folder: &Path, model: &Decoder, save_type: SaveType) -> Resu
 }
 
 /// Writes the adapters of a model in PEFT's layout; an existing folder is replaced. `base` is the name under which the base
-/// model is to be found.
-pub fn write_adapter(target: &Path, model: &Decoder, lora: Lora, base: &Path) -> Result<(), CheckpointError> {
+/// model is to be found: a path, or a name that whoever loads the adapter has to replace by one.
+pub fn write_adapter(target: &Path, model: &Decoder, lora: Lora, base: &str) -> Result<(), CheckpointError> {
     let partial = PathBuf::from(format!("{}.partial-{}", target.display(), std::process::id()));
     for stale in [&partial, &target.to_owned()] {
         if stale.exists() {
@@ -126,13 +129,10 @@ pub fn write_adapter(target: &Path, model: &Decoder, lora: Lora, base: &Path) ->
         }
     }
     std::fs::create_dir_all(&partial).map_err(|source| io(&partial, "created", source))?;
-    write_json(&partial.join("adapter_config.json"), &adapter::peft_config(lora, &base.to_string_lossy()))?;
-    tensors::write(
-        &partial.join("adapter_model.safetensors"),
-        &adapter::to_peft(&model.weights),
-        SaveType::F32,
-    )
-    .map_err(|source| CheckpointError::Tensors { path: partial.clone(), source })?;
+    let [config, weights] = ADAPTER_FILES;
+    write_json(&partial.join(config), &adapter::peft_config(lora, base))?;
+    tensors::write(&partial.join(weights), &adapter::to_peft(&model.weights), SaveType::F32)
+        .map_err(|source| CheckpointError::Tensors { path: partial.clone(), source })?;
     std::fs::rename(&partial, target).map_err(|source| io(target, "renamed", source))
 }
 

@@ -31,11 +31,12 @@ pub fn input_digests(
             digests.insert(format!("tokenizer/{name}"), digest_file(&path)?);
         }
     }
-    // Threads and processes are the machines' business; the sums they may reorder are far below what a setting changes.
+    // Threads, processes and memory are the machines' business; sums they may reorder are far below what a setting changes.
     let plain = StageSettings::new(config.settings.stage);
     let settings = StageSettings {
         threads: plain.threads,
         sharding: plain.sharding,
+        recompute: plain.recompute,
         collective_timeout_seconds: plain.collective_timeout_seconds,
         ..config.settings.clone()
     };

@@ -20,12 +20,13 @@ use super::progress::{ArtifactSink, record};
 use super::reference::{self, ReferenceError};
 use super::settings::{ChatFormatChoice, SettingError, Stage, StageSettings, TrainConfig};
 use super::spikes::{self, SpikeGuard, Verdict};
-use super::step::{Computation, Figures, Objective, ReferencePair, StepExample, compute_across};
+use super::step::{Computation, Figures, Objective, Recipe, ReferencePair, StepExample, compute_across};
 use super::together::Together;
 use crate::dist::{CollectiveError, Group};
 use crate::model::directory::{self, DirectoryError};
 use crate::model::{Decoder, adapter};
 use crate::optim::{AdamW, Schedule};
+use crate::placement::{Placement, PlacementError};
 use crate::process;
 
 /// Why a run ended without a model.
@@ -34,6 +35,9 @@ pub enum RunError {
     /// A setting is out of range.
     #[error("the settings cannot be used")]
     Settings(#[from] SettingError),
+    /// The device is not there.
+    #[error("the run cannot be placed")]
+    Placement(#[from] PlacementError),
     /// The model folder cannot be used.
     #[error("the model cannot be used")]
     Model(#[from] DirectoryError),
@@ -78,7 +82,7 @@ pub enum RunError {
 impl RunError {
     /// True when the same inputs will fail the same way: a person has to change them.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::Settings(_) | Self::Model(_) | Self::Data(_))
+        matches!(self, Self::Settings(_) | Self::Placement(_) | Self::Model(_) | Self::Data(_))
             || matches!(self, Self::Diverged { .. } | Self::Spikes { .. })
     }
 }
@@ -88,7 +92,9 @@ impl RunError {
 pub struct RunSummary {
     /// The model folder.
     pub model: PathBuf,
-    /// Its manifest.
+    /// Folder of the adapter, where one was trained.
+    pub adapter: Option<PathBuf>,
+    /// The model's manifest.
     pub manifest: ModelFolderManifest,
     /// The folder was there already; nothing was computed.
     pub already_complete: bool,
@@ -107,6 +113,7 @@ pub fn run_in(
     sink: &mut dyn ArtifactSink,
 ) -> Result<RunSummary, RunError> {
     config.settings.check()?;
+    let placement = Placement::find(config.settings.device, config.settings.precision, group.local_rank())?;
     let tokenizer_folder = config.tokenizer.as_ref().unwrap_or(&config.model);
     let model_config = directory::read_config(&config.model)?;
     let tokenizer = directory::read_tokenizer(tokenizer_folder)?;
@@ -116,8 +123,9 @@ pub fn run_in(
     let data = data::load(config, &encoder)?;
     let inputs = input_digests(config, tokenizer_folder, &data)?;
     let target = config.output.join("model");
+    let adapter = config.settings.lora.map(|_| config.output.join("adapter"));
     if let Some(manifest) = finished(group, &target, &inputs)? {
-        return Ok(RunSummary { model: target, manifest, already_complete: true });
+        return Ok(RunSummary { model: target, adapter, manifest, already_complete: true });
     }
     let mut weights = directory::read_weights(&config.model, &model_config)?;
     if let Some(lora) = config.settings.lora {
@@ -125,14 +133,17 @@ pub fn run_in(
     }
     let report = serde_json::to_value(&data.report).unwrap_or(Value::Null);
     sink.log(&record("data", report)).map_err(RunError::Sink)?;
+    if !placement.is_plain() && weights.is_adapted() {
+        weights = weights.placed(placement);
+    }
     let model = Decoder::trainable(model_config, weights);
-    let together = Together::new(group, config.settings.sharding, &model);
+    let together = Together::new(group, config.settings.sharding, placement, &model);
     let mut training = Training::start(config, &data, model, &together, &inputs, sink)?;
     training.run_steps(sink)?;
-    let manifest = training.export(&target, tokenizer_folder, inputs)?;
+    let manifest = training.export(&target, config, inputs)?;
     sink.log(&record("finished", json!({"step": manifest.step, "steps": manifest.steps})))
         .map_err(RunError::Sink)?;
-    Ok(RunSummary { model: target, manifest, already_complete: false })
+    Ok(RunSummary { model: target, adapter, manifest, already_complete: false })
 }
 
 /// The manifest of the finished model, if process 0 has it.
@@ -291,8 +302,8 @@ impl<'run> Training<'run> {
         objective: &Objective,
         gradients: bool,
     ) -> Result<Figures, CollectiveError> {
-        let place = self.together.place();
-        compute_across(&place, &self.model, examples, objective, &self.computation, gradients)
+        let recipe = Recipe { objective, computation: &self.computation, gradients };
+        compute_across(&self.together.place(), &self.model, examples, recipe)
     }
 
     /// The anchor examples of a step: a seeded order, walked through step after step, shuffled anew when it is used up.
@@ -379,7 +390,7 @@ impl<'run> Training<'run> {
     fn export(
         self,
         target: &Path,
-        tokenizer_folder: &Path,
+        config: &TrainConfig,
         inputs: BTreeMap<String, Digest>,
     ) -> Result<ModelFolderManifest, RunError> {
         let step = self.state.best.as_ref().map_or(self.state.step, |best| best.step);
@@ -403,8 +414,10 @@ impl<'run> Training<'run> {
         };
         if let Some(lora) = self.settings.lora {
             let folder = target.with_file_name("adapter");
-            export::write_adapter(&folder, &self.model, lora, tokenizer_folder)?;
+            let base = config.model_name.clone().unwrap_or_else(|| config.model.display().to_string());
+            export::write_adapter(&folder, &self.model, lora, &base)?;
         }
+        let tokenizer_folder = config.tokenizer.as_ref().unwrap_or(&config.model);
         let model = Decoder { config: self.model.config.clone(), weights };
         let save_type = self.settings.save_type;
         let manifest = export::write_model(target, &model, tokenizer_folder, save_type, provenance)?;

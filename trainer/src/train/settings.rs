@@ -13,6 +13,7 @@ use crate::model::Recompute;
 use crate::model::adapter::Lora;
 use crate::model::tensors::SaveType;
 use crate::optim::ScheduleKind;
+use crate::placement::{DeviceChoice, Precision};
 
 /// A setting is out of range.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -30,6 +31,9 @@ pub struct SettingError {
 pub struct TrainConfig {
     /// Model folder in Hugging Face layout; for `dpo` also the reference policy.
     pub model: PathBuf,
+    /// Where others find that model: what the configuration of an adapter calls it. The folder itself by default.
+    #[serde(default)]
+    pub model_name: Option<String>,
     /// Folder with the tokenizer, if it is not the model's.
     #[serde(default)]
     pub tokenizer: Option<PathBuf>,
@@ -187,9 +191,15 @@ pub struct StageSettings {
     /// CPU threads of one operation; 0 takes the number of cores, at most 8.
     #[serde(default)]
     pub threads: usize,
-    /// What every process holds when there are several.
+    /// What every process holds when there are several. In half precision always [`Sharding::Everything`].
     #[serde(default)]
     pub sharding: Sharding,
+    /// Where is computed.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// Number format of the computation.
+    #[serde(default)]
+    pub precision: Precision,
     /// Train low-rank adapters instead of all weights. The model that comes out has them merged; they are also written in
     /// PEFT's layout.
     #[serde(default)]
@@ -283,6 +293,8 @@ impl StageSettings {
             save_type: defaults::save_type(),
             threads: 0,
             sharding: Sharding::default(),
+            device: DeviceChoice::default(),
+            precision: Precision::default(),
             lora: None,
             spike_factor: None,
             collective_timeout_seconds: defaults::timeout(),

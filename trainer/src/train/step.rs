@@ -109,6 +109,17 @@ impl Objective {
     }
 }
 
+/// What is done with the examples of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe<'run> {
+    /// What is optimised.
+    pub objective: &'run Objective,
+    /// How it is computed.
+    pub computation: &'run Computation,
+    /// Whether gradients are added, or only losses computed.
+    pub gradients: bool,
+}
+
 /// The processes that compute a step together, and where the parameters are.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'run> {
@@ -116,6 +127,13 @@ pub struct Place<'run> {
     pub group: &'run Group,
     /// The parameters in parts; `None` when every process holds them whole.
     pub shards: Option<&'run Shards<'run>>,
+}
+
+impl Place<'_> {
+    /// One process that holds the parameters whole.
+    fn is_alone(&self) -> bool {
+        self.group.size() == 1 && self.shards.is_none()
+    }
 }
 
 /// Losses of the examples; with `gradients` also adds the gradients of the total loss to the parameters.
@@ -140,11 +158,10 @@ pub fn compute_across(
     place: &Place<'_>,
     model: &Decoder,
     examples: &[StepExample<'_>],
-    objective: &Objective,
-    computation: &Computation,
-    gradients: bool,
+    recipe: Recipe<'_>,
 ) -> Result<Figures, CollectiveError> {
-    if place.group.size() == 1 {
+    let Recipe { objective, computation, gradients } = recipe;
+    if place.is_alone() {
         return Ok(compute(model, examples, objective, computation, gradients));
     }
     let pass = StepPass { model, objective, computation, scale: Scale::of(examples, objective), gradients };
@@ -181,7 +198,7 @@ pub fn log_probs_across(
     examples: &[&Example],
     computation: &Computation,
 ) -> Result<Vec<f64>, CollectiveError> {
-    if place.group.size() == 1 {
+    if place.is_alone() {
         return Ok(log_probs(model, examples, computation));
     }
     let lengths: Vec<usize> = examples.iter().map(|example| example.tokens()).collect();
@@ -222,7 +239,7 @@ fn log_probs_of<R: Residence>(
             continue;
         }
         residence.enter_root(false)?;
-        let hidden = model.infer_in(residence, &Inputs::new(&model.config, &batch))?;
+        let hidden = model.infer_in(residence, &Inputs::on(model.device(), &model.config, &batch))?;
         let head = model.head_forward(&hidden, &batch.targets, false);
         residence.leave_root()?;
         let mut sums = sequence_log_probs(&batch, &head.log_probs).into_iter();
@@ -318,7 +335,7 @@ impl StepPass<'_> {
         figures.rows += batch.rows();
         figures.linear_rows += batch.linear_rows;
         residence.enter_root(*gradients)?;
-        let inputs = Inputs::new(&model.config, batch);
+        let inputs = Inputs::on(model.device(), &model.config, batch);
         if *gradients {
             let pass = model.forward_in(residence, inputs, computation.recompute)?;
             let head = model.head_forward(&pass.hidden_TC, &batch.targets, true);

@@ -16,6 +16,7 @@ use super::step::{Computation, Place, ReferencePair};
 use crate::dist::{CollectiveError, Group, Shards};
 use crate::model::{Decoder, Recompute, Weights, adapter};
 use crate::optim::{self, AdamW, AdamWSettings, Slot};
+use crate::placement::Placement;
 
 /// The processes of a run as the training loop sees them.
 #[derive(Debug)]
@@ -27,10 +28,12 @@ pub struct Together<'run> {
 type References = [Vec<ReferencePair>; 2];
 
 impl<'run> Together<'run> {
-    /// Divides the model if the settings say so and there are others to divide it with.
-    pub fn new(group: &'run Group, sharding: Sharding, model: &Decoder) -> Self {
-        let divided = sharding == Sharding::Everything && group.size() > 1;
-        Self { group, shards: divided.then(|| Shards::cut(&model.weights, group)) }
+    /// Divides the model if the settings say so and there are others to divide it with, or if what is computed with is not
+    /// what the optimiser updates. Adapters are never divided.
+    pub fn new(group: &'run Group, sharding: Sharding, placement: Placement, model: &Decoder) -> Self {
+        let divided = (sharding == Sharding::Everything && group.size() > 1) || !placement.is_plain();
+        let divided = divided && !model.weights.is_adapted();
+        Self { group, shards: divided.then(|| Shards::cut(&model.weights, group, placement)) }
     }
 
     /// True in the process that reads and writes.

@@ -169,3 +169,12 @@ pub fn training_folder(tied: bool) -> (tempfile::TempDir, PathBuf) {
     write_pairs(&folder.path().join("pairs.jsonl"), 24);
     (folder, model)
 }
+
+/// What a computation gives, and by how many bytes the process's resident memory grew over its start meanwhile at most.
+pub fn growth<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    // Sets the largest resident memory to the present one.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = sealign_trainer::process::peak_rss_bytes();
+    let result = work();
+    (result, sealign_trainer::process::peak_rss_bytes() - before)
+}

@@ -30,7 +30,7 @@ pub fn job(
     trainer: &TrainerSpec,
     queue: &QueueSpec,
 ) -> Result<DynamicObject, NoDecision> {
-    // Layout and LoRA are settings of the step itself; rounds are the control plane's.
+    // Layout, LoRA, sharding, recomputation and precision are settings of the step itself; rounds are the control plane's.
     let TrainerSpec {
         nodes,
         gpus_per_node,
@@ -39,6 +39,9 @@ pub fn job(
         image,
         layout: _,
         lora: _,
+        sharding: _,
+        recompute: _,
+        precision: _,
         max_rounds: _,
     } = trainer;
     let ranks = u32::try_from(*nodes).unwrap_or(1);

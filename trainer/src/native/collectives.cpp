@@ -1,12 +1,12 @@
-// Collectives for the trainer: Gloo through libtorch's c10d, NCCL through its C interface, and two things about gradients
-// that tch leaves out. Every function catches: a C++ exception must not unwind into Rust. Errors come back as malloc'ed text.
+// Collectives for the trainer: Gloo through libtorch's c10d, NCCL through its C interface.
 #include <dlfcn.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
+
+#include "guarded.h"
 
 #define USE_C10D_GLOO
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -123,7 +123,9 @@ struct NcclGroup : Group {
   Nccl nccl;
   NcclComm comm = nullptr;
 
-  NcclGroup(const char* path, Group& bootstrap, int rank, int size) : nccl(path) {
+  NcclGroup(const char* path, Group& bootstrap, int rank, int size, int device) : nccl(path) {
+    // A communicator belongs to the device that is current when it is made.
+    c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(c10::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device)));
     auto id_tensor = at::zeros({static_cast<int64_t>(sizeof(NcclId))}, at::kByte);
     NcclId id;
     if (rank == 0) {
@@ -159,21 +161,6 @@ struct NcclGroup : Group {
   }
 };
 
-char* text(const char* message) {
-  return strdup(message);
-}
-
-template <typename F> char* guarded(F&& work) {
-  try {
-    work();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return text(error.what());
-  } catch (...) {
-    return text("an error without a message");
-  }
-}
-
 at::Tensor& contiguous(void* tensor) {
   auto& found = *static_cast<at::Tensor*>(tensor);
   if (!found.is_contiguous()) throw std::runtime_error("collectives need contiguous tensors");
@@ -192,8 +179,10 @@ char* sealign_gloo_open(
   });
 }
 
-char* sealign_nccl_open(const char* path, void* bootstrap, int rank, int size, void** out) {
-  return guarded([&] { *out = static_cast<Group*>(new NcclGroup(path, *static_cast<Group*>(bootstrap), rank, size)); });
+char* sealign_nccl_open(const char* path, void* bootstrap, int rank, int size, int device, void** out) {
+  return guarded([&] {
+    *out = static_cast<Group*>(new NcclGroup(path, *static_cast<Group*>(bootstrap), rank, size, device));
+  });
 }
 
 void sealign_group_close(void* group) {
@@ -217,18 +206,6 @@ char* sealign_all_gather(void* group, void* output, void* input) {
 
 char* sealign_reduce_scatter(void* group, void* output, void* input) {
   return guarded([&] { static_cast<Group*>(group)->reduce_scatter(contiguous(output), contiguous(input)); });
-}
-
-// Makes `gradient` the place where autograd adds the gradient of `parameter`; null takes the gradient away.
-char* sealign_set_gradient(void* parameter, void* gradient) {
-  return guarded([&] {
-    auto& grad = static_cast<at::Tensor*>(parameter)->mutable_grad();
-    grad = gradient == nullptr ? at::Tensor() : *static_cast<at::Tensor*>(gradient);
-  });
-}
-
-void sealign_free_text(char* message) {
-  std::free(message);
 }
 
 } // extern "C"
