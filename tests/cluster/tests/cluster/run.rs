@@ -13,7 +13,7 @@ use crate::campaign::{self, both_nodes, manifest};
 const LIMIT: Duration = Duration::from_mins(15);
 
 /// Figures alone are written to a status every 30 seconds, and the stages here are shorter. A change of the spec in the middle of
-/// DPO has them written at once, so that [`crate::metrics`] sees them; it changes nothing else.
+/// DPO has them written at once, so that [`crate::metrics`] mostly sees them; it changes nothing else.
 fn show_training(bed: &Bed) {
     let runs = bed.bucket_folder().join("loop/alignmentruns");
     let told = || {
