@@ -9,9 +9,8 @@ export OMP_WAIT_POLICY := passive
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 STATE ?= .sealign/quickstart
 # Minutes on two cores with empty caches, of which compiling: fast 10 (4), loop 14 (10), parity 1, chart 7 (6: Kubernetes, helm
-# and its test runner), cluster 14 (5: containerd and the rest, the sandbox server, the bed). 46 in all; CI allows 90. The last
-# two need Go, the last one root as well; they say what they skip and why.
-TIERS := fast loop parity chart cluster
+# and its test runner). The chart's tier needs Go; it says what it skips and why. The cluster's is a command of its own.
+TIERS := fast loop parity chart
 
 .PHONY: help
 help: ## Show this list.
@@ -24,7 +23,7 @@ setup:
 
 .PHONY: build
 build: setup ## Build the release programs.
-	cargo build --release --locked --workspace --bins
+	cargo build --release --locked --workspace --exclude sealign-fleet-tests --bins
 
 .PHONY: quickstart
 quickstart: build ## Run the whole loop on this machine: collect, merge, SFT, DPO, measure.
@@ -32,7 +31,7 @@ quickstart: build ## Run the whole loop on this machine: collect, merge, SFT, DP
 
 .PHONY: test
 test: $(addprefix test-,$(TIERS)) ## Run every tier of tests, fast ones first.
-	@echo "test: all tiers passed, but for what a line above says was skipped"
+	@echo "test: all tiers passed, but for what a line above says was skipped; not among them: make test-cluster, make test-fleet"
 
 .PHONY: test-fast
 test-fast: setup ## Format, lints, pure crates, contracts, simulation.
@@ -56,6 +55,10 @@ test-chart: ## The chart: lint, unit tests, schemas, alerts, dashboards, admissi
 test-cluster: ## The operator on real nodes: Helm, pods, S3, kills. Says why where there can be none (needs root and Go).
 	tests/cluster/run.sh test
 
+.PHONY: test-fleet
+test-fleet: ## Campaigns of a thousand attempts on fake nodes of a real control plane, with kills and faults (needs Go).
+	tests/fleet/run.sh
+
 .PHONY: cluster
 cluster: ## A cluster on this machine with the operator installed, until Ctrl-C (needs root and Go).
 	tests/cluster/run.sh play
@@ -74,6 +77,7 @@ bench-trainer: build ## What a training step costs beside TRL: one JSON line a c
 .PHONY: test-long
 test-long: setup ## The tests that take too long for CI.
 	cargo test --locked --package sealign-simulation -- --ignored --nocapture
+	tests/fleet/run.sh --long
 
 SEEDS ?= 1,2,3
 EVAL_SEED ?= 2
@@ -87,8 +91,8 @@ demo-smollm2: build ## A real model, SmolLM2-135M, through the whole loop (withi
 	scripts/demo.sh $(TARGET)/release $(DEMO)
 
 .PHONY: base-model
-base-model: build ## Pretrain the built-in base model again (about 35 minutes on two cores).
-	$(TARGET)/release/sealign-trainer pretrain --seed 1 --tokens 16000000 --out trainer/models/mini-base
+base-model: build ## Pretrain the built-in base model again (about an hour and a half on one core).
+	$(TARGET)/release/sealign-trainer pretrain --seed 1 --tokens 36000000 --out trainer/models/mini-base
 
 .PHONY: generate
 generate: ## Write the files that are generated from code.
