@@ -36,7 +36,7 @@ const DRILL_STEPS: usize = 80;
 /// Share of the tokens after the drills that whole attempts alone get.
 const READING_SHARE: f64 = 0.15;
 /// Share of the commit stage's tokens that commits get; the rest are whole attempts.
-const COMMIT_SHARE: f64 = 0.7;
+const COMMIT_SHARE: f64 = 0.8;
 /// Fresh commits that competence is measured on at most.
 const FRESH_COMMITS: usize = 500;
 /// Peak learning rates of the three stages.
