@@ -327,7 +327,7 @@ fn a_plan_says_whether_training_fits_in_memory() {
     assert_eq!(cells[2..6], ["14770033664", "14770033664", "8", "32768"], "{line}");
     assert_eq!(
         cells[6..],
-        ["7.4", "7.4", "14.8", "7.3", "32.5", "7.6", "1.5", "1.0", "79.5", "80.0", "fits"]
+        ["7.4", "7.4", "14.8", "7.3", "32.5", "7.6", "1.5", "1.0", "79.4", "80.0", "fits"]
     );
     assert!(
         large.contains("run: sft: reading and writing models takes 472.6 GB of a node's own memory"),
