@@ -46,12 +46,7 @@ pub fn job(
     } = trainer;
     let ranks = u32::try_from(*nodes).unwrap_or(1);
     let name = names::job(owner.kind, &owner.name, &owner.uid, &step.name, step.round);
-    let further = vec![
-        json!({ "name": "MASTER_ADDR", "value": format!("{name}-0.{}", installation.rank_service) }),
-        json!({ "name": "MASTER_PORT", "value": MASTER_PORT.to_string() }),
-        json!({ "name": "NNODES", "value": nodes.to_string() }),
-        json!({ "name": "NPROC_PER_NODE", "value": (*gpus_per_node).max(1).to_string() }),
-    ];
+    let further = rank_variables(&name, installation, *nodes, *gpus_per_node);
     let identity = JobIdentity {
         name,
         zone: Zone::Trainer,
@@ -93,6 +88,16 @@ pub fn job(
         }
     }
     pod::job(owner, &identity, extent, queue, &pod)
+}
+
+/// How the ranks of a Job find each other.
+fn rank_variables(job: &str, installation: &Installation, nodes: i32, gpus_per_node: i32) -> Vec<Value> {
+    vec![
+        json!({ "name": "MASTER_ADDR", "value": format!("{job}-0.{}", installation.rank_service) }),
+        json!({ "name": "MASTER_PORT", "value": MASTER_PORT.to_string() }),
+        json!({ "name": "NNODES", "value": nodes.to_string() }),
+        json!({ "name": "NPROC_PER_NODE", "value": gpus_per_node.max(1).to_string() }),
+    ]
 }
 
 /// Hints for the scheduler: a pod a node, and the nodes close to each other. Hints, as a small cluster has neither.
