@@ -80,7 +80,7 @@ impl Placement {
         Ok(Self { device: gpu.unwrap_or(Device::Cpu), kind: kind(precision, gpu.is_some()) })
     }
 
-    /// Whether parameters need a float32 original beside what is computed with, or live elsewhere than they were read to.
+    /// Whether parameters are computed with as they were read: no copy in another format or on another device.
     pub fn is_plain(self) -> bool {
         self == Self::CPU
     }

@@ -11,11 +11,10 @@ mod common;
 
 use common::{Numbers, encoded, growth, model};
 use sealign_batch::Layout;
-use sealign_trainer::loss::dpo::{Preference, PreferenceLoss};
-use sealign_trainer::loss::sft::Reduction;
 use sealign_trainer::model::Recompute;
 use sealign_trainer::train::data::Example;
 use sealign_trainer::train::step::{Computation, Objective, StepExample, compute};
+use sealign_trainer::train::{Stage, StageSettings};
 use serde_json::json;
 
 const ROWS: usize = 32 * 1024;
@@ -49,16 +48,7 @@ fn the_logits_of_32k_tokens_never_exist_in_either_layout() {
         }),
         31,
     );
-    let objective = Objective {
-        reduction: Reduction::TokenMean,
-        trajectory_weight: 1.0,
-        preference: Preference {
-            loss: PreferenceLoss::Sigmoid,
-            beta: 0.1,
-            label_smoothing: 0.0,
-            length_normalized: false,
-        },
-    };
+    let objective = Objective::of(&StageSettings::new(Stage::Sft));
     let logits = (ROWS * VOCABULARY * size_of::<f32>()) as u64;
     for layout in [Layout::Linear, Layout::TreePacked] {
         let examples = trajectories(layout);

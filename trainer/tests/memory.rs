@@ -13,8 +13,6 @@ use common::{Numbers, encoded, growth, model};
 use sealign_batch::Layout;
 use sealign_crds::alignment_run::TrainerSpec;
 use sealign_plan::memory::{self, Shape, estimate};
-use sealign_trainer::loss::dpo::{Preference, PreferenceLoss};
-use sealign_trainer::loss::sft::Reduction;
 use sealign_trainer::model::decoder::ROWS_AT_ONCE;
 use sealign_trainer::model::{ModelConfig, Recompute};
 use sealign_trainer::train::data::Example;
@@ -51,16 +49,7 @@ fn a_step_takes_about_the_memory_that_the_arithmetic_says() {
     let model = model(&document(), 32);
     let example = Example::Trajectory(encoded(Numbers(3).ids(ROWS), ROWS - 1));
     let step = [StepExample { example: &example, reference: None }];
-    let objective = Objective {
-        reduction: Reduction::TokenMean,
-        trajectory_weight: 1.0,
-        preference: Preference {
-            loss: PreferenceLoss::Sigmoid,
-            beta: 0.1,
-            label_smoothing: 0.0,
-            length_normalized: false,
-        },
-    };
+    let objective = Objective::of(&StageSettings::new(Stage::Sft));
     for (name, recompute) in [("Layers", Recompute::Layers), ("Nothing", Recompute::Nothing)] {
         let trainer: TrainerSpec = serde_json::from_value(json!({ "recompute": name })).unwrap();
         let estimate = estimate(&shape, &trainer, ROWS as u64);

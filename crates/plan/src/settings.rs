@@ -3,8 +3,8 @@
 //! `{"stage": "sft" | "dpo", "seed", "layout": "treePacked" | "linear", "lora": null | {"rank", "alpha"},
 //! "sharding": "nothing" | "everything", "recompute": "nothing" | "layers", "device": "cpu" | "cuda",
 //! "precision": "auto" | "float32" | "bfloat16", "learningRate", "optimization": {"maxEpochs", "maxSteps": null | n,
-//! "batchSize", "tokensPerStep": null | n, "contextTokens", "schedule": "linear" | "cosine", "warmupRatio", "finalRatio", "adamBeta1", "adamBeta2", "weightDecay",
-//! "clipNorm", "validationPercent", "checkpointSteps"}}`, for `sft` also `"maskInvalidTurns"`, for `dpo` also `"beta"`,
+//! "batchSize", "tokensPerStep": null | n, "contextTokens", "schedule": "linear" | "cosine", "warmupRatio", "finalRatio",
+//! "adamBeta1", "adamBeta2", "weightDecay", "clipNorm", "validationPercent", "checkpointSteps"}}`, for `sft` also `"maskInvalidTurns"`, for `dpo` also `"beta"`,
 //! `"sftExamplesPerStep"` and `"sftWeight"`. Nothing of it is a path or a time: its digest is lineage.
 
 use sealign_crds::alignment_run::{
