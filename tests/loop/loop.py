@@ -13,7 +13,7 @@ import time
 import programs as running
 from imported import imported_trajectories_align
 from kills import whole_run_survives
-from programs import expect, run
+from programs import ask, expect, run
 
 
 def quickstart_learns(programs, folder, _options):
@@ -28,18 +28,43 @@ def quickstart_learns(programs, folder, _options):
         print(json.dumps(model)[:400], flush=True)
     expect(len(models) >= 3, "base, SFT and SFT + DPO were measured")
     # Three campaigns over one task list, a forest, two trained models and a report.
-    verify = [str(programs / "sealign"), "verify", "--state", str(folder / "quickstart")]
+    lineage_is_sound(programs, folder / "quickstart")
+
+
+def lineage_is_sound(programs, state):
+    verify = [str(programs / "sealign"), "verify", "--state", str(state)]
     walk = subprocess.run(verify, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     expect(walk.returncode == 0, f"verify: the lineage is sound\n{walk.stdout[-2000:]}")
 
 
+def with_trainer(folder, name, fields):
+    """The whole run with other settings of its trainer."""
+    manifest = (running.ROOT / "tests/loop/whole.yaml").read_text()
+    path = folder / f"{name}.yaml"
+    path.write_text(manifest.replace("\n  stages:", f"\n  trainer: {json.dumps(fields)}\n  stages:", 1))
+    return path
+
+
+def adapters_are_trained_and_exported(programs, folder, _options):
+    """The same run with low-rank adapters: each stage's lies beside the model that has it merged."""
+    state = folder / "state"
+    summary, _ = run(programs, with_trainer(folder, "lora", {"lora": {"rank": 8, "alpha": 16}}), state)
+    expect(summary["succeeded"], "every object succeeded")
+    lineage_is_sound(programs, state)
+    for step in ("sft", "dpo-0"):
+        out = folder / step
+        exported = ask(programs, "export", "adapter", "--step", step, "--state", state, "--out", out)
+        names = sorted(pathlib.Path(file).name for file in exported["files"])
+        expect(names == ["adapter_config.json", "adapter_model.safetensors"], f"{step}: exported in PEFT's layout")
+        config = json.loads((out / "adapter_config.json").read_text())
+        expect((config["r"], config["lora_alpha"]) == (8, 16), f"{step}: with the rank that was asked for")
+
+
 def two_ranks_train_as_one(programs, folder, _options):
     """The same run with one trainer pod a step and with two, which meet over Gloo."""
-    manifest = (running.ROOT / "tests/loop/whole.yaml").read_text()
     summaries, losses = [], []
     for nodes in (1, 2):
-        path = folder / f"nodes-{nodes}.yaml"
-        path.write_text(manifest.replace("\n  stages:", f"\n  trainer:\n    nodes: {nodes}\n  stages:", 1))
+        path = with_trainer(folder, f"nodes-{nodes}", {"nodes": nodes})
         state = folder / f"nodes-{nodes}"
         summaries.append(run(programs, path, state)[0])
         models = sorted((state / "store/default/alignmentruns").glob("*/steps/*/model/manifest.json"))
@@ -56,6 +81,7 @@ def two_ranks_train_as_one(programs, folder, _options):
 
 TESTS = {
     "kills": lambda programs, folder, options: whole_run_survives(programs, folder, options.kills),
+    "adapters": adapters_are_trained_and_exported,
     "ranks": two_ranks_train_as_one,
     "imported": imported_trajectories_align,
     "quickstart": quickstart_learns,

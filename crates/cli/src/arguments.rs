@@ -191,6 +191,8 @@ pub enum Exported {
     Trajectories,
     /// A model of an alignment run, in Hugging Face layout.
     Model,
+    /// The low-rank adapter of an alignment run with `trainer.lora`, in PEFT's layout.
+    Adapter,
 }
 
 /// Arguments of `sealign export`.
@@ -201,7 +203,7 @@ pub struct ExportArguments {
     pub what: Exported,
     /// Name of the forest, campaign or alignment run; the only one when not given.
     pub name: Option<String>,
-    /// For a model, the training step that made it (`sft`, `dpo-0`); the last one when not given.
+    /// For a model or an adapter, the training step that made it (`sft`, `dpo-0`); the last one when not given.
     #[arg(long)]
     pub step: Option<String>,
     /// Folder that holds the run.

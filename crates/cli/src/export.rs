@@ -1,16 +1,18 @@
 //! `sealign export`: what a run made, as files that other programs read.
 //!
 //! `sft` and `dpo` are JSON Lines as TRL reads them (conversational `messages`; `prompt`, `chosen`, `rejected`),
-//! `trajectories` one attempt a line in the format that `sealign import` writes, `model` a folder in Hugging Face layout.
+//! `trajectories` one attempt a line in the format that `sealign import` writes, `model` a folder in Hugging Face layout and
+//! `adapter` one in PEFT's.
 //! Every byte is compared with the digest that the run's own manifest has for it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use kube::core::DynamicObject;
 use sealign_local::objects::ObjectKey;
-use sealign_manifest::group::ForestManifest;
-use sealign_manifest::train::ModelManifest;
+use sealign_manifest::group::{ForestManifest, OutputRef};
+use sealign_manifest::train::{AdapterManifest, ModelManifest};
 use sealign_manifest::{Digest, ObjectKeys};
 use sealign_plan::config::ClosedCampaign;
 use sealign_plan::{Kind, names};
@@ -42,7 +44,7 @@ struct Export {
     from: String,
     /// Digest of that manifest: the export's provenance.
     digest: Digest,
-    /// Rows of the file; absent for a model.
+    /// Rows of the file; absent for a model or an adapter.
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<u64>,
     /// What was written.
@@ -68,6 +70,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode, CliError> {
             Exported::Dpo => rows(&store, &objects, arguments, "dpo").await,
             Exported::Trajectories => trajectories(&store, &objects, arguments).await,
             Exported::Model => model(&store, &objects, arguments).await,
+            Exported::Adapter => adapter(&store, &objects, arguments).await,
         }
     })?;
     match arguments.output {
@@ -141,24 +144,55 @@ async fn model(
     objects: &[(ObjectKey, DynamicObject)],
     arguments: &ExportArguments,
 ) -> Result<Export, CliError> {
-    let (name, keys) = the(objects, arguments, Kind::AlignmentRun)?;
-    let from = match &arguments.step {
-        Some(step) => keys.step(step).model(),
-        None => trained(objects, &name).ok_or_else(|| unfinished(&name))?,
-    };
+    let (name, from) = trained(objects, arguments)?;
     let (model, digest): (ModelManifest, Digest) = manifest(store, &from, &name).await?;
-    let folder = ObjectKeys::beside(&from);
-    let (mut files, mut bytes) = (Vec::new(), 0);
-    for (file, reference) in &model.files {
+    let (files, bytes) = bring_all(store, &from, &model.files, &arguments.out).await?;
+    let kind = Kind::AlignmentRun.name();
+    Ok(Export { what: "model", kind, name, from, digest, rows: None, files, bytes })
+}
+
+/// The low-rank adapter of a trained model.
+async fn adapter(
+    store: &Store,
+    objects: &[(ObjectKey, DynamicObject)],
+    arguments: &ExportArguments,
+) -> Result<Export, CliError> {
+    let (name, model_key) = trained(objects, arguments)?;
+    let (model, _): (ModelManifest, Digest) = manifest(store, &model_key, &name).await?;
+    let promised = model.adapter.ok_or_else(|| {
+        CliError::Argument(format!(
+            "adapter: the step of {model_key} trained all weights; `spec.trainer.lora` trains an adapter, and \
+             `sealign export model` writes the model itself"
+        ))
+    })?;
+    let from = ObjectKeys::beside(ObjectKeys::beside(&model_key).prefix()).adapter();
+    let (adapter, digest): (AdapterManifest, Digest) = manifest(store, &from, &name).await?;
+    if digest != promised {
+        return Err(CliError::Input(format!("{from}: has digest {digest}, and {promised} was promised")));
+    }
+    let (files, bytes) = bring_all(store, &from, &adapter.files, &arguments.out).await?;
+    let kind = Kind::AlignmentRun.name();
+    Ok(Export { what: "adapter", kind, name, from, digest, rows: None, files, bytes })
+}
+
+/// The files that the manifest at `from` names, into `out`: their paths and the bytes of all.
+async fn bring_all(
+    store: &Store,
+    from: &str,
+    files: &BTreeMap<String, OutputRef>,
+    out: &Path,
+) -> Result<(Vec<PathBuf>, u64), CliError> {
+    let folder = ObjectKeys::beside(from);
+    let (mut brought, mut bytes) = (Vec::new(), 0);
+    for (file, reference) in files {
         if file.contains(['/', '\\']) || file.starts_with('.') {
             return Err(CliError::Input(format!("{from}: names `{file}`, which lies outside of its folder")));
         }
-        let target = free(&arguments.out, file)?;
+        let target = free(out, file)?;
         bytes += bring(store, &folder.join(&reference.file), &target, &reference.digest).await?;
-        files.push(target);
+        brought.push(target);
     }
-    let kind = Kind::AlignmentRun.name();
-    Ok(Export { what: "model", kind, name, from, digest, rows: None, files, bytes })
+    Ok((brought, bytes))
 }
 
 /// The object that is meant: the one named, else the only one of its kind.
@@ -187,10 +221,19 @@ fn the(
     Ok((key.name.clone(), names::keys(kind, object)))
 }
 
-/// Key of the last model that a run trained.
-fn trained(objects: &[(ObjectKey, DynamicObject)], name: &str) -> Option<String> {
-    let (_, run) = objects.iter().find(|(key, _)| key.kind == Kind::AlignmentRun && key.name == name)?;
-    Some(run.data.pointer("/status/model")?.as_str()?.to_owned())
+/// Name of the run that is meant and key of its model: of the step that is named, else the last that it trained.
+fn trained(
+    objects: &[(ObjectKey, DynamicObject)],
+    arguments: &ExportArguments,
+) -> Result<(String, String), CliError> {
+    let (name, keys) = the(objects, arguments, Kind::AlignmentRun)?;
+    if let Some(step) = &arguments.step {
+        return Ok((name, keys.step(step).model()));
+    }
+    let run = objects.iter().find(|(key, _)| key.kind == Kind::AlignmentRun && key.name == name);
+    let model = run.and_then(|(_, run)| run.data.pointer("/status/model")?.as_str());
+    let model = model.ok_or_else(|| unfinished(&name))?.to_owned();
+    Ok((name, model))
 }
 
 async fn manifest<T: serde::de::DeserializeOwned>(

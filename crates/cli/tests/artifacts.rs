@@ -296,6 +296,31 @@ fn the_last_model_of_a_run_is_exported_file_by_file() {
 }
 
 #[test]
+fn an_adapter_is_exported_beside_its_model_and_only_as_the_models_manifest_promised_it() {
+    let state = State::new();
+    let step = ObjectKeys::new("default/alignmentruns/r-1a2b3c4d").step("sft");
+    state.object("AlignmentRun", "alignmentruns", "r", &json!({}), &json!({ "model": step.model() }));
+    let file = state.put(&step.join("adapter/adapter_config.json"), "{}");
+    let file = json!({ "file": "adapter_config.json", "digest": file, "bytes": 2 });
+    let adapter = json!({ "files": { "adapter_config.json": file }, "inputs": {} }).to_string();
+    let model = json!({ "files": {}, "inputs": {}, "step": 1, "steps": 1, "metrics": {} });
+    state.put(&step.model(), model.to_string());
+    let export = ["export", "adapter", "--out", "adapter", "--output", "json"];
+    let whole = state.run(&export);
+    assert!(said(&whole).contains("trained all weights"), "{}", said(&whole));
+    let mut model = model;
+    model["adapter"] = json!(state.put(&step.adapter(), adapter.clone()));
+    state.put(&step.model(), model.to_string());
+    state.put(&step.adapter(), format!("{adapter}\n"));
+    let altered = state.run(&export);
+    assert!(said(&altered).contains("was promised"), "{}", said(&altered));
+    state.put(&step.adapter(), adapter);
+    let exported = json_of(&state.run(&export));
+    assert_eq!((&exported["what"], &exported["from"]), (&json!("adapter"), &json!(step.adapter())));
+    assert_eq!(std::fs::read(state.folder.path().join("adapter/adapter_config.json")).unwrap(), b"{}");
+}
+
+#[test]
 fn view_prints_a_tree_with_scores_and_the_sides_of_its_pairs() {
     let state = State::new();
     with_a_forest_of_rows(&state);

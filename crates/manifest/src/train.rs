@@ -52,6 +52,9 @@ pub struct ModelManifest {
     pub steps: u64,
     /// Final figures by name: losses, margins, accuracies, tokens, counts of examples used and dropped by reason.
     pub metrics: BTreeMap<String, Value>,
+    /// Digest of the [`AdapterManifest`], for a step that trained an adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Digest>,
 }
 
 /// The low-rank adapter that a step trained, in PEFT's layout below the step's `adapter/`. The step's model has it merged, so

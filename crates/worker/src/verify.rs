@@ -9,7 +9,7 @@ use sealign_manifest::group::{
     ClosedSet, ForestManifest, GroupItems, GroupManifest, Lineage, OutputRef, PlanManifest, TaskListManifest,
 };
 use sealign_manifest::key::{self, Stage};
-use sealign_manifest::train::ModelManifest;
+use sealign_manifest::train::{AdapterManifest, ModelManifest};
 use sealign_manifest::{Digest, ItemKey, ObjectKeys, RolloutRecord, Task, VerdictRecord};
 use sealign_storage::{ArtifactStore, StoreError};
 use serde::de::DeserializeOwned;
@@ -92,6 +92,7 @@ impl Walker<'_> {
             "forest.json" => self.forest(key, &keys, &bytes).await?,
             "closed.json" => self.closed(key, &keys, &bytes).await?,
             "tasks.json" => self.tasks(key, &keys, &bytes, None).await?,
+            "manifest.json" if keys.prefix().ends_with("/adapter") => self.adapter(key, &keys, &bytes),
             "manifest.json" => self.model(key, &keys, &bytes).await?,
             _ => {}
         }
@@ -185,7 +186,9 @@ impl Walker<'_> {
     async fn model(&mut self, key: &str, keys: &ObjectKeys, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(model) = self.parse::<ModelManifest>(key, bytes) else { return Ok(()) };
         self.promise(keys, model.files.values());
-        let lineage_key = ObjectKeys::beside(keys.prefix()).lineage("model");
+        let step = ObjectKeys::beside(keys.prefix());
+        self.open.extend(model.adapter.map(|digest| (step.adapter(), Some(digest))));
+        let lineage_key = step.lineage("model");
         let mut lineage = self.lineage(&lineage_key).await?;
         if let (Some(forest), Some(digest)) = (lineage.remove("forest"), model.inputs.get("forest")) {
             self.open.push((forest, Some(digest.clone())));
@@ -203,6 +206,11 @@ impl Walker<'_> {
         }
         self.open.push((base_key, None));
         Ok(())
+    }
+
+    fn adapter(&mut self, key: &str, keys: &ObjectKeys, bytes: &[u8]) {
+        let Some(adapter) = self.parse::<AdapterManifest>(key, bytes) else { return };
+        self.promise(keys, adapter.files.values());
     }
 
     async fn closed(&mut self, key: &str, keys: &ObjectKeys, bytes: &[u8]) -> Result<(), StoreError> {

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sealign_agent::scripted::ScriptedModel;
 use sealign_agent::{Completion, CompletionRequest, Model, ModelError, SystemClock};
 use sealign_crds::{ObjectRef, RolloutCampaignSpec, TaskSetSpec, TrajectoryForestSpec};
-use sealign_manifest::group::{ClosedSet, ForestManifest};
+use sealign_manifest::group::{ClosedSet, ForestManifest, OutputRef};
 use sealign_manifest::record::Outcome;
-use sealign_manifest::train::ModelManifest;
+use sealign_manifest::train::{AdapterManifest, ModelManifest};
 use sealign_manifest::{Digest, ObjectKeys, Task};
 use sealign_plan::config::{
     AlignmentReport, BuildForest, MeasuredModel, NamedKeys, PromotionGate, Report, ResolvePlan, ResolveTasks,
@@ -242,8 +243,26 @@ async fn aligned(resolved: u32) -> (Store, AlignmentReport) {
     let forest_keys = ObjectKeys::new("demo/trajectoryforests/f-1");
     store.create_json(&forest_keys.forest(), &forest).await.unwrap();
     let metrics = BTreeMap::from([("loss".to_owned(), json!(0.25)), ("curve".to_owned(), json!([1, 2]))]);
-    let model = ModelManifest { files: BTreeMap::new(), inputs: BTreeMap::new(), step: 7, steps: 9, metrics };
-    store.create_json(&keys.step("sft").model(), &model).await.unwrap();
+    let step = keys.step("sft");
+    let weights = Bytes::from_static(b"a low-rank update");
+    store.create(&step.join("adapter/adapter_model.safetensors"), weights.clone()).await.unwrap();
+    let file = OutputRef {
+        file: "adapter_model.safetensors".into(),
+        digest: Digest::of_bytes(&weights),
+        bytes: u64::try_from(weights.len()).unwrap(),
+    };
+    let adapter = AdapterManifest { files: [(file.file.clone(), file)].into(), inputs: BTreeMap::new() };
+    store.create_json(&step.adapter(), &adapter).await.unwrap();
+    let adapter = Some(Digest::of_json(&adapter).unwrap());
+    let model = ModelManifest {
+        files: BTreeMap::new(),
+        inputs: BTreeMap::new(),
+        step: 7,
+        steps: 9,
+        metrics,
+        adapter,
+    };
+    store.create_json(&step.model(), &model).await.unwrap();
     let mut benchmarks = Vec::new();
     for (model, range) in [("base", 0..2), ("sft", 0..resolved)] {
         let keys = ObjectKeys::new(format!("demo/benchmarks/r-{model}-1"));
@@ -277,6 +296,11 @@ async fn a_run_that_wins_the_paired_test_is_promoted_and_its_report_says_how() {
     }
     let walk = verify::walk(&store, &config.keys.report()).await.unwrap();
     assert_eq!(walk.findings, []);
+    // The adapter is nobody's input, and as much a result as the model that has it merged.
+    let weights = config.keys.step("sft").join("adapter/adapter_model.safetensors");
+    store.overwrite(&weights, Bytes::from_static(b"another update")).await.unwrap();
+    let walk = verify::walk(&store, &config.keys.report()).await.unwrap();
+    assert_eq!(walk.findings.iter().map(|finding| finding.key.as_str()).collect::<Vec<_>>(), [weights]);
 }
 
 #[tokio::test]

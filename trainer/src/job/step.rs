@@ -7,7 +7,7 @@ use sealign_manifest::group::{Lineage, OutputRef, Rejection};
 use sealign_manifest::train::{AdapterManifest, ModelManifest, ModelSource, TrainStep};
 use sealign_manifest::{Digest, ObjectKeys};
 use sealign_plan::config::WorkerConfig;
-use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _};
+use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _, StoreError};
 
 use super::settings::StepSettings;
 use super::sink::{StoreSink, restore};
@@ -93,15 +93,8 @@ fn publish(
 ) -> Result<(), JobError> {
     let names = summary.manifest.files.keys().map(String::as_str);
     let files = upload(bucket, &ObjectKeys::beside(&step.keys.model()), &summary.model, names)?;
-    if let Some(folder) = &summary.adapter {
-        let key = step.keys.adapter();
-        let files =
-            upload(bucket, &ObjectKeys::beside(&key), folder, train::export::ADAPTER_FILES.into_iter())?;
-        let of_model = |name: &&String| name.starts_with("model/");
-        let inputs = summary.manifest.inputs.iter().filter(|(name, _)| of_model(name));
-        let inputs = inputs.map(|(name, digest)| (name.clone(), digest.clone())).collect();
-        bucket.wait(bucket.store.create_json(&key, &AdapterManifest { files, inputs }))?;
-    }
+    let folder = summary.adapter.as_deref();
+    let adapter = folder.map(|folder| publish_adapter(bucket, step, summary, folder)).transpose()?;
     let count = |steps: usize| u64::try_from(steps).unwrap_or(u64::MAX);
     let mut inputs = summary.manifest.inputs.clone();
     inputs.insert("forest".to_owned(), forest.clone());
@@ -113,6 +106,7 @@ fn publish(
         step: count(summary.manifest.step),
         steps: count(summary.manifest.steps),
         metrics,
+        adapter,
     };
     let mut lineage = Lineage::from([("forest".to_owned(), step.forest.clone())]);
     if let ModelSource::Manifest(base) = &step.model {
@@ -123,6 +117,23 @@ fn publish(
     bucket.wait(bucket.store.create_json(&key, &manifest))?;
     println!("finished: {key}");
     Ok(())
+}
+
+/// Uploads the adapter in `folder` and its create-only manifest, whose digest is returned.
+fn publish_adapter(
+    bucket: &Bucket,
+    step: &TrainStep,
+    summary: &RunSummary,
+    folder: &Path,
+) -> Result<Digest, JobError> {
+    let key = step.keys.adapter();
+    let files = upload(bucket, &ObjectKeys::beside(&key), folder, train::export::ADAPTER_FILES.into_iter())?;
+    let of_model = |name: &&String| name.starts_with("model/");
+    let inputs = summary.manifest.inputs.iter().filter(|(name, _)| of_model(name));
+    let inputs = inputs.map(|(name, digest)| (name.clone(), digest.clone())).collect();
+    let manifest = AdapterManifest { files, inputs };
+    bucket.wait(bucket.store.create_json(&key, &manifest))?;
+    Digest::of_json(&manifest).map_err(|source| JobError::Store(StoreError::Json { key, source }))
 }
 
 /// Uploads files of a folder and says what they are.

@@ -80,6 +80,7 @@ fn train(store: &MapStore, step: &TrainStep, round: u32) -> bool {
         step: 20,
         steps: 20,
         metrics: std::collections::BTreeMap::new(),
+        adapter: None,
     };
     write(store, &step.keys.model(), &model);
     true
