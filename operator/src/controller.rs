@@ -17,8 +17,6 @@ use crate::cluster::resource;
 use crate::metrics::Metrics;
 use crate::routes::{self, News, Routes};
 
-/// News about an object that comes within this time is answered by one look.
-const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Time until a failed object is looked at again where the reconciler gave none.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -55,7 +53,7 @@ pub struct Prepared {
 pub fn prepare(kind: Kind, client: &Client, concurrency: u16, news: News) -> Prepared {
     // Our own kinds are seen everywhere, so that an object in a namespace that is not enabled is told so.
     let everywhere = Api::<DynamicObject>::all_with(client.clone(), &resource(kind));
-    let queue = QueueConfig::default().debounce(DEBOUNCE).concurrency(concurrency);
+    let queue = QueueConfig::default().concurrency(concurrency);
     let controller = Controller::new_with(everywhere, watcher::Config::default(), resource(kind))
         .with_config(queue)
         .reconcile_on(routes::heard(news));

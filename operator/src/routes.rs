@@ -3,8 +3,9 @@
 //! Each kind is watched once, by its own controller, and Jobs once for all of them. News travels from there through bounded
 //! channels; what does not fit is dropped, as every object is looked at again by the clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,6 +16,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use sealign_plan::labels;
 use sealign_reconcile::port::Kind;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cluster::resource;
 use crate::triggers;
@@ -23,6 +25,8 @@ use crate::triggers;
 const QUEUE_MAX: usize = 4_096;
 /// Objects whose last version is remembered.
 const VERSIONS_MAX: usize = 100_000;
+/// News about an object that comes within this time is answered by one look.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// What a controller listens to.
 pub type News = mpsc::Receiver<ObjectRef<DynamicObject>>;
@@ -130,9 +134,26 @@ impl Routes {
     }
 }
 
-/// The stream that a controller reconciles on.
+/// The stream that a controller reconciles on: each object at most once within [`GATHER`], and no later than that after its first
+/// news. (The controller's own debounce begins anew with each news, and a steady flow of it would put the look off for ever.)
 pub fn heard(news: News) -> impl Stream<Item = ObjectRef<DynamicObject>> + Send + 'static {
-    stream::unfold(news, |mut news| async move { news.recv().await.map(|target| (target, news)) })
+    stream::unfold((news, Vec::new()), |(mut news, mut gathered)| async move {
+        if gathered.is_empty() {
+            gathered = gather(&mut news).await;
+        }
+        gathered.pop().map(|target| (target, (news, gathered)))
+    })
+}
+
+/// The objects of which there is news from the first one on until [`GATHER`] has passed; none when nobody sends any more.
+async fn gather(news: &mut News) -> Vec<ObjectRef<DynamicObject>> {
+    let Some(first) = news.recv().await else { return Vec::new() };
+    let end = Instant::now() + GATHER;
+    let mut targets = HashSet::from([first]);
+    while let Ok(Some(target)) = timeout_at(end, news.recv()).await {
+        targets.insert(target);
+    }
+    targets.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -184,6 +205,30 @@ mod tests {
         assert_eq!(names(&mut news, Kind::TrajectoryForest), ["forest"]);
         routes.looked_at(Kind::RolloutCampaign, &campaign("8"));
         assert_eq!(names(&mut news, Kind::AlignmentRun), ["run"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_flow_of_news_is_answered_in_time_and_a_burst_by_one_look() {
+        let (sender, news) = channel();
+        let mut looks = std::pin::pin!(heard(news));
+        let begun = Instant::now();
+        let send = async {
+            for n in 0..100_u32 {
+                let name = if n % 2 == 0 { "steady" } else { "other" };
+                sender.send(ObjectRef::new_with(name, resource(Kind::Benchmark))).await.unwrap();
+                tokio::time::sleep(GATHER / 10).await;
+            }
+        };
+        let first = async {
+            let pair = [looks.next().await.unwrap().name, looks.next().await.unwrap().name];
+            (begun.elapsed(), pair.into_iter().collect::<HashSet<_>>())
+        };
+        let ((), (elapsed, names)) = tokio::join!(send, first);
+        assert!(elapsed <= GATHER, "{elapsed:?}");
+        assert_eq!(names, HashSet::from(["steady".to_owned(), "other".to_owned()]));
+        drop(sender);
+        let left = looks.count().await;
+        assert_eq!(left, 2, "looks at what waited meanwhile");
     }
 
     #[test]
