@@ -146,7 +146,7 @@ async fn controllers(config: &Config, client: Client, store: Store, metrics: Arc
         let (sender, news) = routes::channel();
         let controller = controller::prepare(kind, &client, config.concurrency, news);
         routes.add(kind, controller.store.clone(), sender);
-        metrics.concurrency(kind, config.concurrency);
+        metrics.controller(kind, config.concurrency);
         prepared.push((kind, controller));
     }
     let routes = Arc::new(routes);

@@ -193,8 +193,12 @@ impl Metrics {
         }
     }
 
-    /// The bound of a controller.
-    pub fn concurrency(&self, kind: Kind, concurrency: u16) {
+    /// A controller begins, with the bound of its concurrency. What it counts is there from now on, at nought: the first failure
+    /// is a rise then, which a series that begins at 1 does not show.
+    pub fn controller(&self, kind: Kind, concurrency: u16) {
+        for counter in [&self.errors, &self.commands, &self.status_writes] {
+            counter.with_label_values(&[kind.plural()]).inc_by(0);
+        }
         self.concurrency.with_label_values(&[kind.plural()]).set(i64::from(concurrency));
     }
 
@@ -312,6 +316,9 @@ mod tests {
     #[test]
     fn reconciles_are_counted_under_the_usual_names() {
         let metrics = Metrics::new().unwrap();
+        metrics.controller(Kind::TaskSet, 4);
+        let errors = "controller_runtime_reconcile_errors_total{controller=\"tasksets\"} 0";
+        assert!(metrics.text().unwrap().contains(errors));
         let active = metrics.begun(Kind::TaskSet);
         drop(active);
         let outcome = Outcome {

@@ -50,7 +50,7 @@ fn the_page_lists_what_the_operator_registers() {
     let outcome =
         Outcome { requeue: None, commands: 1, wrote_status: true, is_finished: false, error: Some(error) };
     metrics.ended(Kind::TaskSet, std::time::Duration::ZERO, &outcome);
-    metrics.concurrency(Kind::TaskSet, 8);
+    metrics.controller(Kind::TaskSet, 8);
     metrics.leader("l", true);
     let access = Access { verb: "get", group: "batch".into(), resource: "jobs".into() };
     metrics.request("GET", "200", "host", Some(&access), std::time::Duration::ZERO);
