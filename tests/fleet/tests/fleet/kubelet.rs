@@ -15,6 +15,7 @@ use sealign_agent::SystemClock;
 use sealign_manifest::{ObjectKeys, Task};
 use sealign_plan::config::{CONFIG_VARIABLE, Run, WorkerConfig};
 use sealign_plan::labels;
+use sealign_simulation::scripted::{Scripts, Values};
 use sealign_storage::{ArtifactStore as _, Store};
 use sealign_tasks::suites::mini::{CASES_FILE, Case};
 use sealign_worker::error::WorkerError;
@@ -25,10 +26,11 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::control_plane::NAMESPACE;
-use crate::sandbox::{self, Values};
-use crate::scripts::Scripts;
+use crate::sandbox;
 use crate::trip::{Life, MortalDoors, MortalStore, Switch};
 
+/// Models of every campaign here: one way to mend a task, and a grading that fails in every third group or so.
+const SCRIPTS: Scripts = Scripts { ways: 1, spoils: 3 };
 /// Exit code of what SIGKILL ended.
 const KILLED: i32 = 137;
 /// Largest file of task rows that is read, in bytes.
@@ -191,7 +193,7 @@ impl Node {
             store: Arc::new(MortalStore(self.conditions.store.clone(), life.clone())),
             pods: Arc::new(WatchedDirectory::start(self.client.clone(), &config.owner)),
             doors: Arc::new(MortalDoors(life.clone())),
-            models: Arc::new(Scripts),
+            models: Arc::new(SCRIPTS),
             clock: Arc::new(SystemClock::default()),
         };
         runner::run(config, &ports).await

@@ -7,9 +7,8 @@
 //! and runs nothing. A fake pod ends only when its program has: a sandbox when its runner says `finish`, a runner
 //! when it is done or killed.
 //!
-//! Reading order: [`control_plane`], [`site`] (one campaign), [`kubelet`] with [`sandbox`] and [`scripts`],
-//! [`operator`] with [`wire`] (kills and faults of the operator), [`trip`] (kills of the runner), [`ended`] (the
-//! oracle), then the scenarios [`undisturbed`], [`operator_kills`], [`runner_kills`], [`faults`], [`scale`] with
+//! Reading order: [`control_plane`], [`site`] (one campaign), [`kubelet`] with [`sandbox`], [`operator`] with
+//! [`wire`] (kills and faults of the operator), [`trip`] (kills of the runner), [`ended`] (the oracle), then the scenarios [`undisturbed`], [`operator_kills`], [`runner_kills`], [`faults`], [`scale`] with
 //! [`bare`].
 //!
 //! Arguments are words that names of scenarios contain; long scenarios run only when asked for by `--long` or by name.
@@ -34,7 +33,6 @@ mod programs;
 mod runner_kills;
 mod sandbox;
 mod scale;
-mod scripts;
 mod site;
 mod trip;
 mod undisturbed;

@@ -1,36 +1,21 @@
-//! A sandbox that answers from a script: it listens on its pod's address, admits requests by the protocol's own gate,
-//! holds files in memory, and runs nothing. Commands print a line; the grader's driver is answered from the values
-//! that the tasks' tests expect, right ones where the fix is in.
+//! A sandbox that answers from a script: it listens on its pod's address, and admits requests by the protocol's own gate.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sealign_plan::resources::sandbox::PORT;
-use sealign_sandbox::base64::Bytes;
 use sealign_sandbox::http::{Stream, read_body, read_head, write_reply};
-use sealign_sandbox::protocol::{
-    Call, Change, ChangeKind, ChangesReply, Claim, ClaimReply, Done, EntryKind, ErrorCode, ErrorReply,
-    ExecIsolated, ExecIsolatedReply, ExecReply, FileState, Finish, LimitMeans, Output, PingReply, ReadFile,
-    ReadFileReply, SealReply, VERSION, WriteFiles,
-};
+use sealign_sandbox::protocol::{Call, Claim, ErrorCode, ErrorReply, Finish};
 use sealign_sandbox::signing::{Gate, digest_hex};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use sealign_simulation::scripted::{Files, Values, claim_reply, read};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-
-use crate::scripts::FIX;
 
 /// Time for one request and its reply.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Time until the address is ours: a pod that had it may have ended a moment ago.
 const BIND_MAX: Duration = Duration::from_secs(10);
-
-/// What tests' calls give: by call, its value.
-pub type Values = Arc<BTreeMap<String, String>>;
 
 /// Hears of claims.
 pub type Claimed = Arc<dyn Fn(&str) + Send + Sync>;
@@ -39,8 +24,7 @@ pub type Claimed = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Sandbox {
     gate: Gate,
     heard: Option<Instant>,
-    files: BTreeMap<String, Vec<u8>>,
-    sealed: BTreeMap<String, Vec<u8>>,
+    files: Files,
     values: Values,
     claimed: Claimed,
 }
@@ -49,14 +33,7 @@ pub struct Sandbox {
 pub async fn serve(address: &str, uid: &str, silence: Duration, values: Values, claimed: Claimed) -> i32 {
     let address = SocketAddr::from((address.parse::<std::net::IpAddr>().unwrap(), PORT));
     let listener = bind(address).await;
-    let sandbox = Sandbox {
-        gate: Gate::new(uid),
-        heard: None,
-        files: BTreeMap::new(),
-        sealed: BTreeMap::new(),
-        values,
-        claimed,
-    };
+    let sandbox = Sandbox { gate: Gate::new(uid), heard: None, files: Files::default(), values, claimed };
     let (sandbox, finished) = (Arc::new(Mutex::new(sandbox)), Arc::new(Notify::new()));
     loop {
         let wait = silence / 4;
@@ -133,120 +110,9 @@ fn answer(
         if sandbox.heard.replace(Instant::now()).is_none() {
             (sandbox.claimed)(&claim.item);
         }
-        return Ok((path, written(&described())));
+        return Ok((path, claim_reply()));
     }
-    let reply = sandbox.serve(&path, &body)?;
+    let sandbox = &mut *sandbox;
+    let reply = sandbox.files.answer(&path, &body, &sandbox.values)?;
     Ok((path, reply))
-}
-
-fn described() -> ClaimReply {
-    ClaimReply {
-        protocol: VERSION.into(),
-        root: "/repo".into(),
-        shell: "/bin/sh".into(),
-        means: LimitMeans::Rlimits,
-        limits: BTreeMap::new(),
-        is_pid_one: true,
-    }
-}
-
-fn written<T: Serialize>(reply: &T) -> Vec<u8> {
-    serde_json::to_vec(reply).unwrap()
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> T {
-    serde_json::from_slice(body).unwrap()
-}
-
-impl Sandbox {
-    fn serve(&mut self, path: &str, body: &[u8]) -> Result<Vec<u8>, ErrorReply> {
-        Ok(match path {
-            "/v1/ping" => written(&PingReply { is_busy: false }),
-            "/v1/exec" => written(&ExecReply {
-                exit_code: 0,
-                output: printed("done\n".into()),
-                timed_out: false,
-                shell_restarted: None,
-                limits_hit: Vec::new(),
-                wall_milliseconds: 1,
-            }),
-            "/v1/exec_isolated" => written(&self.grade(&read::<ExecIsolated>(body))),
-            "/v1/write_files" => {
-                for file in read::<WriteFiles>(body).files {
-                    self.files.insert(file.path, file.content.0);
-                }
-                written(&Done {})
-            }
-            "/v1/read_file" => match self.files.get(&read::<ReadFile>(body).path) {
-                Some(content) => written(&ReadFileReply {
-                    content: Bytes(content.clone()),
-                    total_bytes: content.len() as u64,
-                    mode: 0o644,
-                }),
-                None => return Err(ErrorReply::new(ErrorCode::NotFound, "no such file")),
-            },
-            "/v1/seal" => {
-                self.sealed = self.files.clone();
-                written(&SealReply { files: self.files.len(), without_content: 0, digest: String::new() })
-            }
-            "/v1/changes" => written(&self.changes()),
-            "/v1/finish" => written(&Done {}),
-            other => {
-                return Err(ErrorReply::new(ErrorCode::BadRequest, format!("{other} is not in the script")));
-            }
-        })
-    }
-
-    fn changes(&self) -> ChangesReply {
-        let state = |content: &Vec<u8>| FileState {
-            kind: EntryKind::File,
-            mode: 0o644,
-            bytes: content.len() as u64,
-            digest: String::new(),
-            content: Some(Bytes(content.clone())),
-        };
-        let differing = self.files.iter().filter(|(path, content)| self.sealed.get(*path) != Some(content));
-        let changes = differing
-            .map(|(path, content)| Change {
-                path: path.clone(),
-                kind: if self.sealed.contains_key(path) { ChangeKind::Modified } else { ChangeKind::Added },
-                old: self.sealed.get(path).map(state),
-                new: Some(state(content)),
-            })
-            .collect();
-        ChangesReply { changes, is_truncated: false }
-    }
-
-    /// Says what the grader's driver says, for calls whose values are known.
-    fn grade(&self, request: &ExecIsolated) -> ExecIsolatedReply {
-        let program = String::from_utf8(request.stdin.clone().unwrap().0).unwrap();
-        let line = |name: &str| program.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
-        let tests: Vec<[String; 3]> = serde_json::from_str(&line("CALLS = ")).unwrap();
-        let nonce: String = serde_json::from_str(&line("NONCE = ")).unwrap();
-        let is_fixed = self.files.contains_key(FIX);
-        let mut stdout = String::new();
-        for [id, _, call] in &tests {
-            let result = match self.values.get(call) {
-                Some(value) if is_fixed => format!("value {value}"),
-                Some(_) => "value 'wrong'".to_owned(),
-                // The negative control.
-                None => "raised IndexError".to_owned(),
-            };
-            writeln!(stdout, "{nonce} {id} {result}").unwrap();
-        }
-        writeln!(stdout, "{nonce} end {}", tests.len()).unwrap();
-        ExecIsolatedReply {
-            exit_code: Some(0),
-            signal: None,
-            stdout: printed(stdout),
-            stderr: Output::default(),
-            timed_out: false,
-            limits_hit: Vec::new(),
-            wall_milliseconds: 1,
-        }
-    }
-}
-
-fn printed(text: String) -> Output {
-    Output { total_bytes: text.len() as u64, head: text, ..Output::default() }
 }

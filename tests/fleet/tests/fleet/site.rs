@@ -15,13 +15,13 @@ use kube::{Api, Client};
 use sealign_manifest::ObjectKeys;
 use sealign_operator::cluster::resource;
 use sealign_plan::Kind;
+use sealign_simulation::scripted::POLICIES;
 use sealign_storage::{Store, StoreOptions};
 use serde_json::{Value, json};
 
 use crate::control_plane::{ControlPlane, NAMESPACE};
 use crate::ended::{self, Ended};
 use crate::kubelet::{Conditions, Kubelet};
-use crate::scripts::POLICIES;
 use crate::trip::Switch;
 
 /// Names of the two objects of every campaign.

@@ -2,7 +2,6 @@
 //! paused time. The runner itself is the real one.
 
 pub mod faults;
-pub mod models;
 pub mod pods;
 pub mod sandbox;
 pub mod store;
@@ -19,6 +18,7 @@ use sealign_manifest::group::ClosedSet;
 use sealign_manifest::record::Outcome;
 use sealign_manifest::{Digest, ObjectKeys, Task};
 use sealign_plan::config::{ResolvePlan, ResolveTasks, Run, Work};
+use sealign_simulation::scripted::{POLICIES, Scripts};
 use sealign_storage::ArtifactStoreExt as _;
 use sealign_tasks::suites::mini::{CASES_FILE, Case};
 use sealign_worker::error::WorkerError;
@@ -27,7 +27,6 @@ use sealign_worker::runner::{self, Ports};
 use serde_json::json;
 
 use faults::{Fault, Plan, Port, Process, Switch};
-use models::{POLICIES, Scripts};
 use pods::{Directory, Operator};
 use sandbox::{SimDoors, Ways};
 use store::{MapStore, Objects, Way};
@@ -163,7 +162,7 @@ impl World {
             store: Arc::new(Way { store: doors.store.clone(), process: process.clone() }),
             pods: Arc::new(Directory(doors.pods.clone(), process.clone())),
             doors: Arc::new(Ways(doors.clone(), process.clone())),
-            models: Arc::new(Scripts),
+            models: Arc::new(Scripts { ways: 3, spoils: 1 }),
             clock: Arc::new(SystemClock::default()),
         };
         tokio::select! {

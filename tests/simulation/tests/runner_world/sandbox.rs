@@ -1,24 +1,17 @@
 //! Sandboxes in memory: they are claimed, hold files, run the grader's driver for the tasks they know, and fail as planned.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sealign_manifest::key::Stage;
 use sealign_manifest::{ItemKey, ObjectKeys};
-use sealign_sandbox::base64::Bytes;
-use sealign_sandbox::protocol::{
-    Call, Change, ChangeKind, ChangesReply, Claim, ClaimReply, Done, EntryKind, ErrorCode, ErrorReply,
-    ExecIsolated, ExecIsolatedReply, ExecReply, FileState, LimitMeans, Output, PingReply, ReadFile,
-    ReadFileReply, SealReply, WriteFiles,
-};
+use sealign_sandbox::protocol::{Call, Claim, ErrorCode, ErrorReply, Finish};
+use sealign_simulation::scripted::{Files, Values, claim_reply, read};
 use sealign_storage::ArtifactStore as _;
 use sealign_worker::runner::pods::{Phase, Pod, PodRole};
 use sealign_worker::runner::sandbox::{Door, Doors, SandboxError};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::faults::{Fault, Port, Process};
@@ -34,8 +27,7 @@ pub struct Sandbox {
     claim: Option<Claim>,
     /// When its runner was heard last.
     pub heard: Option<Instant>,
-    files: BTreeMap<String, Vec<u8>>,
-    sealed: BTreeMap<String, Vec<u8>>,
+    files: Files,
 }
 
 /// All sandboxes.
@@ -48,12 +40,12 @@ pub struct SimDoors {
     pub store: Arc<MapStore>,
     pub keys: ObjectKeys,
     /// What the tests' calls give: by call, its value.
-    values: Arc<BTreeMap<String, String>>,
+    values: Values,
     doors: Mutex<u64>,
 }
 
 impl SimDoors {
-    pub fn new(store: Arc<MapStore>, keys: ObjectKeys, values: Arc<BTreeMap<String, String>>) -> Self {
+    pub fn new(store: Arc<MapStore>, keys: ObjectKeys, values: Values) -> Self {
         Self {
             pods: Arc::default(),
             store,
@@ -162,45 +154,11 @@ impl SimDoor {
             return Err(ErrorReply::new(ErrorCode::BadSignature, "another key"));
         }
         sandbox.heard = Some(Instant::now());
-        let reply = match path {
-            "/v1/ping" => answer(&PingReply { is_busy: false }),
-            "/v1/exec" => answer(&ExecReply {
-                exit_code: 0,
-                output: Output { head: "done\n".into(), total_bytes: 5, ..Output::default() },
-                timed_out: false,
-                shell_restarted: None,
-                limits_hit: Vec::new(),
-                wall_milliseconds: 1,
-            }),
-            "/v1/exec_isolated" => answer(&sandbox.grade(&read::<ExecIsolated>(body), &self.world.values)),
-            "/v1/write_files" => {
-                for file in read::<WriteFiles>(body).files {
-                    sandbox.files.insert(file.path, file.content.0);
-                }
-                answer(&Done {})
-            }
-            "/v1/read_file" => match sandbox.files.get(&read::<ReadFile>(body).path) {
-                Some(content) => answer(&ReadFileReply {
-                    content: Bytes(content.clone()),
-                    total_bytes: content.len() as u64,
-                    mode: 0o644,
-                }),
-                None => return Err(ErrorReply::new(ErrorCode::NotFound, "no such file")),
-            },
-            "/v1/seal" => {
-                sandbox.sealed = sandbox.files.clone();
-                answer(&SealReply { files: sandbox.files.len(), without_content: 0, digest: String::new() })
-            }
-            "/v1/changes" => answer(&sandbox.changes()),
-            "/v1/finish" => {
-                self.world.pods.end(&self.uid, Phase::Succeeded, Some(0), "");
-                answer(&Done {})
-            }
-            other => {
-                return Err(ErrorReply::new(ErrorCode::BadRequest, format!("{other} is not simulated")));
-            }
-        };
-        Ok(reply)
+        let reply = sandbox.files.answer(path, body, &self.world.values);
+        if path == Finish::PATH {
+            self.world.pods.end(&self.uid, Phase::Succeeded, Some(0), "");
+        }
+        reply
     }
 
     fn claimed(sandbox: &mut Sandbox, body: &[u8]) -> Result<Vec<u8>, ErrorReply> {
@@ -210,72 +168,7 @@ impl SimDoor {
         }
         sandbox.claim = Some(claim);
         sandbox.heard = Some(Instant::now());
-        Ok(answer(&ClaimReply {
-            protocol: "v1".into(),
-            root: "/repo".into(),
-            shell: "/bin/sh".into(),
-            means: LimitMeans::Rlimits,
-            limits: BTreeMap::new(),
-            is_pid_one: true,
-        }))
-    }
-}
-
-fn answer<T: Serialize>(reply: &T) -> Vec<u8> {
-    serde_json::to_vec(reply).unwrap()
-}
-
-fn read<T: DeserializeOwned>(body: &[u8]) -> T {
-    serde_json::from_slice(body).unwrap()
-}
-
-impl Sandbox {
-    fn changes(&self) -> ChangesReply {
-        let state = |content: &Vec<u8>| FileState {
-            kind: EntryKind::File,
-            mode: 0o644,
-            bytes: content.len() as u64,
-            digest: String::new(),
-            content: Some(Bytes(content.clone())),
-        };
-        let differing = self.files.iter().filter(|(path, content)| self.sealed.get(*path) != Some(content));
-        let changes = differing
-            .map(|(path, content)| Change {
-                path: path.clone(),
-                kind: if self.sealed.contains_key(path) { ChangeKind::Modified } else { ChangeKind::Added },
-                old: self.sealed.get(path).map(state),
-                new: Some(state(content)),
-            })
-            .collect();
-        ChangesReply { changes, is_truncated: false }
-    }
-
-    /// Does what the grader's driver does in Python, for calls whose values are known once the fix is in.
-    fn grade(&self, request: &ExecIsolated, values: &BTreeMap<String, String>) -> ExecIsolatedReply {
-        let program = String::from_utf8(request.stdin.clone().unwrap().0).unwrap();
-        let line = |name: &str| program.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
-        let tests: Vec<[String; 3]> = serde_json::from_str(&line("CALLS = ")).unwrap();
-        let nonce: String = serde_json::from_str(&line("NONCE = ")).unwrap();
-        let is_fixed = self.files.contains_key("fixed");
-        let mut stdout = String::new();
-        for [id, _, call] in &tests {
-            let result = match values.get(call) {
-                Some(value) if is_fixed => format!("value {value}"),
-                Some(_) => "value 'wrong'".to_owned(),
-                None => "raised IndexError".to_owned(),
-            };
-            writeln!(stdout, "{nonce} {id} {result}").unwrap();
-        }
-        writeln!(stdout, "{nonce} end {}", tests.len()).unwrap();
-        ExecIsolatedReply {
-            exit_code: Some(0),
-            signal: None,
-            stdout: Output { total_bytes: stdout.len() as u64, head: stdout, ..Output::default() },
-            stderr: Output::default(),
-            timed_out: false,
-            limits_hit: Vec::new(),
-            wall_milliseconds: 1,
-        }
+        Ok(claim_reply())
     }
 }
 
