@@ -191,12 +191,16 @@ def share(report, column):
     return f"{report[column]}/{report['total']} ({100 * report[column] / report['total']:.1f} %)"
 
 
+def order(teachers):
+    """The models of a teacher set as they are shown."""
+    return ["base", "sft", *(f"{mode}-{steps}" for mode, steps in RECIPES[teachers][2])]
+
+
 def show(reports, teachers, seed):
     print(f"\n## {teachers} teachers, seed {seed}\n")
     print("| model | " + " | ".join(COLUMNS) + " | against: wins/losses (exact p) |")
     print("|---" * (len(COLUMNS) + 2) + "|")
-    order = ["base", "sft", *(f"{mode}-{steps}" for mode, steps in RECIPES[teachers][2])]
-    for name in order:
+    for name in order(teachers):
         report = reports[name]
         tests = [
             f"{test['baseline'].removeprefix('on-')} {test['wins']}/{test['losses']} ({test['pValue']:.1g})"
@@ -224,7 +228,7 @@ def mean(all_reports, name):
 
 def conclude(all_reports, teachers):
     print(f"\n## {teachers} teachers, {len(all_reports)} seeds: resolved, mean in %\n")
-    for name in all_reports[0]:
+    for name in order(teachers):
         print(f"- {name}: {mean(all_reports, name):.1f}")
     runs = RECIPES[teachers][2]
     last = f"critical-{runs[-1][1]}"
