@@ -47,7 +47,7 @@ use control_plane::ControlPlane;
 use ended::Ended;
 use programs::Programs;
 
-/// Set by `make test-cluster`: a plain `cargo test` starts no control plane.
+/// Set by `make test-fleet`: a plain `cargo test` starts no control plane.
 const ASKED_VARIABLE: &str = "SEALIGN_CLUSTER";
 /// Set where missing programs are a failure.
 const REQUIRED_VARIABLE: &str = "SEALIGN_CLUSTER_REQUIRED";
