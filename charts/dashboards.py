@@ -168,6 +168,8 @@ def dashboard(uid, title, note, panels, kind=None):
 
 OBJECT = 'namespace=~"$namespace",name=~"$name"'
 RUNNER = 'namespace=~"$namespace",owner_name=~"$name"'
+# Pods of trainers, which do not know the name of their run.
+PODS = 'namespace=~"$namespace"'
 
 
 def campaigns():
@@ -283,7 +285,7 @@ def forests():
 
 def alignment():
     """Training."""
-    name = "{{namespace}}/{{name}}"
+    name, pod = "{{namespace}}/{{name}}", "{{pod}}"
     free = {"defaults": {"min": None}}
     return dashboard(
         "alignment",
@@ -298,6 +300,9 @@ def alignment():
             lines("Reward margin (DPO)", (f"sealign_training_reward_margin{{{OBJECT}}}", name), width=12, note="Should rise from 0.", **free),
             lines("Tokens a second", (f"sealign_training_tokens_per_second{{{OBJECT}}}", name), width=12),
             bars("Benchmarks of the runs", ('sealign_benchmark_resolved_percent{namespace=~"$namespace"}', name), unit="percent", width=12, note="Named <run>-<benchmark>-base, -sft and -dpo.", defaults={"max": 100}),
+            lines("Gradient norm", (f"sealign_trainer_gradient_norm{{{PODS}}}", pod), width=8, note="Before clipping, of the first rank of a training. Spikes that stay: a lower learning rate.", **free),
+            lines("Rows that sharing saves", (f"1 - sealign_trainer_rows{{{PODS}}} / sealign_trainer_linear_rows{{{PODS}}}", pod), unit="percentunit", width=8, note="Prefixes of the last step that are computed once instead of once an example."),
+            lines("Largest memory", (f"sealign_trainer_peak_memory_bytes{{{PODS}}}", pod), unit="bytes", width=8, note="Resident, of the first rank."),
             conditions("AlignmentRun", "Succeeded|Finished|Suspended|Promoted"),
         ],
         kind="AlignmentRun",

@@ -16,7 +16,6 @@ import promql
 
 # Seconds between looks; a runner of a small campaign lives for ten.
 STEP = 1
-OURS = 'controller=~"tasksets|rolloutcampaigns|trajectoryforests|alignmentruns|benchmarks"'
 # Selectors of series that a run without trouble need not make, and why.
 SILENT = {
     'sealign_resource_condition{type="Succeeded",status="False"}': "no object fails",
@@ -24,8 +23,6 @@ SILENT = {
     'sealign_resource_condition{type="ImagePullFailing",status="True"}': "every image is there",
     'sealign_resource_condition{type="Unschedulable",status="True"}': "the nodes have room",
     'sealign_resource_condition{kind="RolloutCampaign",type="Suspended",status="True"}': "nobody suspends one",
-    f"controller_runtime_reconcile_errors_total{{{OURS}}}": "no look fails",
-    "sealign_runner_store_errors_total": "the store answers",
     'rest_client_requests_total{code="403"}': "the roles suffice",
     'rest_client_requests_total{code=~"5..|<error>"}': "the API server answers",
     'sealign_runner_attempts{outcome="Tampered"}': "no attempt tampers",

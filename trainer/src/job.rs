@@ -47,6 +47,9 @@ pub enum JobError {
         /// Why.
         source: std::io::Error,
     },
+    /// The figures cannot be shown.
+    #[error("the port of the metrics cannot be listened on")]
+    Metrics(#[source] std::io::Error),
     /// Training failed.
     #[error("training failed")]
     Train(#[from] crate::train::RunError),
@@ -74,6 +77,7 @@ impl JobError {
             | Self::Open(_)
             | Self::Store(_)
             | Self::Local { .. }
+            | Self::Metrics(_)
             | Self::World(_)
             | Self::Collective(_)
             | Self::Launch(_)

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sealign_manifest::Digest;
-use sealign_plan::config::{POD_DIRECTORY_VARIABLE, STORE_VARIABLE};
+use sealign_plan::config::{METRICS_PORT_VARIABLE, POD_DIRECTORY_VARIABLE, STORE_VARIABLE};
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 
@@ -191,6 +191,8 @@ impl Launcher {
             all.retain(|(name, _)| name != "MASTER_ADDR");
             all.push(("MASTER_ADDR".to_owned(), "127.0.0.1".to_owned()));
         }
+        // Ports are this machine's too; a run shows its progress on the terminal.
+        all.retain(|(name, _)| name != METRICS_PORT_VARIABLE);
         let command = trusted(&self.programs, spec, &all)?;
         self.spawn(spec, pod, command).await
     }

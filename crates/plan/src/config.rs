@@ -19,6 +19,9 @@ pub const POD_DIRECTORY_VARIABLE: &str = "SEALIGN_POD_DIRECTORY";
 /// Environment variable of Kubernetes' Indexed Jobs: the completion index.
 pub const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 
+/// Environment variable of a trainer's pod: the port of its metrics. Embedded runs take it away, as their pods share one machine.
+pub const METRICS_PORT_VARIABLE: &str = "SEALIGN_METRICS_PORT";
+
 /// What a worker is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "worker", rename_all = "camelCase")]

@@ -7,7 +7,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use sealign_plan::config::INDEX_VARIABLE;
+use sealign_plan::config::{INDEX_VARIABLE, METRICS_PORT_VARIABLE};
 
 use super::JobError;
 use crate::dist::launch::{self, Launch, LaunchError};
@@ -71,6 +71,22 @@ pub fn meet(settings: &StageSettings) -> Result<Group, JobError> {
     Ok(Group::gloo(&world, timeout)?.on(placement.device)?)
 }
 
+/// Port on which this process shows its figures: the operator names it to a pod, whose first process has it.
+///
+/// # Errors
+/// When it is no port.
+pub fn metrics_port() -> Result<Option<u16>, JobError> {
+    metrics_port_of(|name| std::env::var(name).ok())
+}
+
+fn metrics_port_of(get: impl Fn(&str) -> Option<String>) -> Result<Option<u16>, JobError> {
+    let is_first = get("LOCAL_RANK").is_none_or(|rank| rank == "0");
+    let Some(port) = get(METRICS_PORT_VARIABLE).filter(|_| is_first) else { return Ok(None) };
+    let invalid =
+        |_| JobError::Environment { variable: METRICS_PORT_VARIABLE, problem: "is no port".to_owned() };
+    port.parse().map(Some).map_err(invalid)
+}
+
 /// The pod's variables in torchrun's words, where its only process is a rank.
 fn world(get: impl Fn(&str) -> Option<String>) -> Result<Option<World>, WorldError> {
     World::read(|name| match name {
@@ -98,6 +114,22 @@ mod tests {
         let found = world(get).unwrap().unwrap();
         assert_eq!((found.rank, found.size, found.local_size, found.master_port), (1, 2, 1, 29_500));
         assert_eq!(world(|name| (name == "NNODES").then(|| "1".to_owned())), Ok(None));
+    }
+
+    #[test]
+    fn only_the_first_process_of_a_pod_shows_figures_and_only_where_it_is_asked_to() {
+        let port = |rank: Option<&str>, port: Option<&str>| {
+            metrics_port_of(|name| match name {
+                "LOCAL_RANK" => rank.map(str::to_owned),
+                METRICS_PORT_VARIABLE => port.map(str::to_owned),
+                _ => None,
+            })
+        };
+        assert_eq!(port(None, Some("8081")).unwrap(), Some(8081));
+        assert_eq!(port(Some("0"), Some("8081")).unwrap(), Some(8081));
+        assert_eq!(port(Some("1"), Some("8081")).unwrap(), None);
+        assert_eq!(port(None, None).unwrap(), None);
+        assert!(port(None, Some("90000")).unwrap_err().to_string().contains("is no port"));
     }
 
     #[test]

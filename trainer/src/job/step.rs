@@ -1,6 +1,7 @@
 //! One training step of an AlignmentRun.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use sealign_manifest::group::{Lineage, OutputRef, Rejection};
@@ -12,7 +13,9 @@ use sealign_storage::{ArtifactStore as _, ArtifactStoreExt as _, StoreError};
 use super::settings::StepSettings;
 use super::sink::{StoreSink, restore};
 use super::{Bucket, JobError, bucket, fetch, ranks};
-use crate::train::{self, RunSummary, SilentSink, Stage, TrainConfig};
+use crate::dist::Group;
+use crate::train::metrics::MetricsSink;
+use crate::train::{self, ArtifactSink, RunSummary, SilentSink, Stage, TrainConfig};
 
 /// Runs the step that the environment describes. An input that cannot be used is left as a rejection in the store first.
 pub fn run(scratch: &Path) -> Result<(), JobError> {
@@ -71,7 +74,7 @@ fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), Job
     crate::process::set_threads(config.settings.threads);
     let group = ranks::meet(&config.settings)?;
     if !group.leads() {
-        train::run_in(&group, &config, &mut SilentSink)?;
+        run_shown(&group, &config, &mut SilentSink)?;
         return Ok(());
     }
     if let Some(step) = restore(bucket, &step.keys, &config.output)? {
@@ -79,8 +82,22 @@ fn run_step(bucket: &Bucket, step: &TrainStep, scratch: &Path) -> Result<(), Job
     }
     let local = |source| JobError::Local { path: config.output.clone(), source };
     let mut sink = StoreSink::open(&config.output, bucket.clone(), step.keys.clone()).map_err(local)?;
-    let summary = train::run_in(&group, &config, &mut sink)?;
+    let summary = run_shown(&group, &config, &mut sink)?;
     publish(bucket, step, &forest.digest, &summary, base_note(&config.model))
+}
+
+/// Trains, with the figures on the port that the operator names to this pod, if it does.
+fn run_shown(
+    group: &Group,
+    config: &TrainConfig,
+    sink: &mut dyn ArtifactSink,
+) -> Result<RunSummary, JobError> {
+    let Some(port) = ranks::metrics_port()? else { return Ok(train::run_in(group, config, sink)?) };
+    // The first one takes questions of both kinds, where the node has the new kind at all.
+    let addresses = [IpAddr::from(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into()];
+    let addresses = addresses.map(|address| SocketAddr::from((address, port)));
+    let (mut sink, _) = MetricsSink::listen(&addresses[..], sink).map_err(JobError::Metrics)?;
+    Ok(train::run_in(group, config, &mut sink)?)
 }
 
 /// Uploads the model's files and the adapter's, then the create-only manifests, the model's last.

@@ -1,6 +1,6 @@
 //! The figures of a run on a Prometheus endpoint. The names are listed in `docs/trainer.md`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use axum::Router;
@@ -41,22 +41,35 @@ const GAUGES: [(&str, &str, &str); 15] = [
 /// Shows the records that pass through it; everything goes on to another sink.
 pub struct MetricsSink<'inner> {
     inner: &'inner mut dyn ArtifactSink,
-    gauges: Vec<(&'static str, Gauge)>,
+    registry: Registry,
+    gauges: Vec<Shown>,
+}
+
+/// A gauge that is shown from its first value on: what a rank or an objective does not have is no nought.
+struct Shown {
+    member: &'static str,
+    gauge: Gauge,
+    is_registered: bool,
 }
 
 impl<'inner> MetricsSink<'inner> {
-    /// Starts to listen; returns the sink and the address. The endpoint lives as long as the process.
+    /// Starts to listen at the first of the addresses that can be had; returns the sink and the address. The endpoint lives as
+    /// long as the process, of which it tells memory and processor time too.
     pub fn listen(
-        address: SocketAddr,
+        address: impl ToSocketAddrs,
         inner: &'inner mut dyn ArtifactSink,
     ) -> std::io::Result<(Self, SocketAddr)> {
         let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .map_err(std::io::Error::other)?;
         let mut gauges = Vec::with_capacity(GAUGES.len());
         for (name, help, member) in GAUGES {
             let gauge = Gauge::with_opts(Opts::new(name, help)).map_err(std::io::Error::other)?;
-            registry.register(Box::new(gauge.clone())).map_err(std::io::Error::other)?;
-            gauges.push((member, gauge));
+            gauges.push(Shown { member, gauge, is_registered: false });
         }
+        let shown = registry.clone();
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let bound = listener.local_addr()?;
@@ -65,14 +78,14 @@ impl<'inner> MetricsSink<'inner> {
             runtime.block_on(async move {
                 let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
                 let render = move || {
-                    let registry = registry.clone();
+                    let registry = shown.clone();
                     async move { text(&registry) }
                 };
                 // The endpoint's end is no reason to end the training.
                 let _ = axum::serve(listener, Router::new().route("/metrics", get(render))).await;
             });
         })?;
-        Ok((Self { inner, gauges }, bound))
+        Ok((Self { inner, registry, gauges }, bound))
     }
 }
 
@@ -91,9 +104,12 @@ impl ArtifactSink for MetricsSink<'_> {
     }
 
     fn log(&mut self, record: &Map<String, Value>) -> std::io::Result<()> {
-        for (member, gauge) in &self.gauges {
-            if let Some(value) = record.get(*member).and_then(Value::as_f64) {
-                gauge.set(value);
+        for Shown { member, gauge, is_registered } in &mut self.gauges {
+            let Some(value) = record.get(*member).and_then(Value::as_f64) else { continue };
+            gauge.set(value);
+            if !*is_registered {
+                self.registry.register(Box::new(gauge.clone())).map_err(std::io::Error::other)?;
+                *is_registered = true;
             }
         }
         self.inner.log(record)

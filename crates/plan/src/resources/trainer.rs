@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::pod::{self, Extent, JobIdentity};
 use super::worker::{environment, trusted_pod};
-use crate::config::WorkerConfig;
+use crate::config::{METRICS_PORT_VARIABLE, WorkerConfig};
 use crate::installation::Installation;
 use crate::labels::{self, Zone};
 use crate::names;
@@ -17,6 +17,8 @@ use crate::snapshot::NoDecision;
 
 /// Port of the ranks' meeting place.
 const MASTER_PORT: u16 = 29_500;
+/// Port of `/metrics`, which the chart's network policies and monitors name.
+const METRICS_PORT: u16 = 8_081;
 /// Scratch space that a trainer asks for, in MiB.
 const DISK_REQUEST_MIB: i32 = 1_024;
 /// Scratch space that it may use: model files and one checkpoint on their way to the store.
@@ -66,7 +68,10 @@ pub fn job(
         "image": image.as_ref().unwrap_or(&installation.trainer_image),
         "command": ["sealign-trainer", "step"],
         "env": environment(installation, &WorkerConfig::Train(step.clone()), further)?,
-        "ports": [{ "name": "ranks", "containerPort": MASTER_PORT }],
+        "ports": [
+            { "name": "ranks", "containerPort": MASTER_PORT },
+            { "name": "metrics", "containerPort": METRICS_PORT },
+        ],
         "resources": pod::bounded(
             (*cpu_millis, *memory_mib, DISK_REQUEST_MIB),
             (*cpu_millis, *memory_mib, DISK_MIB),
@@ -90,13 +95,14 @@ pub fn job(
     pod::job(owner, &identity, extent, queue, &pod)
 }
 
-/// How the ranks of a Job find each other.
+/// How the ranks of a Job find each other, and where the figures of each are shown.
 fn rank_variables(job: &str, installation: &Installation, nodes: i32, gpus_per_node: i32) -> Vec<Value> {
     vec![
         json!({ "name": "MASTER_ADDR", "value": format!("{job}-0.{}", installation.rank_service) }),
         json!({ "name": "MASTER_PORT", "value": MASTER_PORT.to_string() }),
         json!({ "name": "NNODES", "value": nodes.to_string() }),
         json!({ "name": "NPROC_PER_NODE", "value": gpus_per_node.max(1).to_string() }),
+        json!({ "name": METRICS_PORT_VARIABLE, "value": METRICS_PORT.to_string() }),
     ]
 }
 
