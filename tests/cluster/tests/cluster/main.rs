@@ -32,7 +32,7 @@ const REQUIRED_VARIABLE: &str = "SEALIGN_CLUSTER_REQUIRED";
 type Scenario = (&'static str, fn(&mut Bed));
 
 /// In this order: what others need comes first.
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 10] = [
     ("the chart installs and the operator leads", install::chart_installs),
     ("a campaign in pods equals the embedded run", campaign::equals_the_embedded_run),
     ("sandboxes reach nothing and only the runner reaches them", nodes::sandboxes_are_cut_off),
@@ -42,6 +42,10 @@ const SCENARIOS: [Scenario; 9] = [
     ("a benchmark with more sandboxes at once gives the same report", scale::reports_are_equal),
     ("the whole loop from kubectl apply to a report", run::whole_loop),
     ("the whole loop is on every dashboard and in what alerts look at", metrics::everything_is_seen),
+    (
+        "a node lost in the middle of a training stage loses nothing",
+        nodes::node_lost_while_training_loses_nothing,
+    ),
 ];
 
 fn main() -> ExitCode {

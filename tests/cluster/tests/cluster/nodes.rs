@@ -1,14 +1,17 @@
 //! What real nodes show: a lost one, and the walls around sandboxes.
 
 use std::cell::Cell;
+use std::fs;
 use std::time::Duration;
 
 use sealign_cluster_tests::images::TASK_IMAGE;
+use sealign_cluster_tests::process::until;
 use sealign_cluster_tests::services::DNS_ADDRESS;
 use sealign_cluster_tests::{Bed, Session};
+use sealign_plan::{Kind, names};
 use serde_json::{Value, json};
 
-use crate::campaign::{self, LIMIT, digests, manifest};
+use crate::campaign::{self, LIMIT, both_nodes, digests, manifest};
 
 const NAMESPACE: &str = "nodes";
 /// Until the rules of a new pod are in place.
@@ -17,6 +20,8 @@ const POLICY_DELAY: Duration = Duration::from_secs(5);
 /// A pod that was initialising when its node died stays so: Kubernetes starts no pod again that must not restart. Its Job ends it
 /// at the round's deadline, which is eight minutes for this campaign, and the next round has the rest.
 const LOST_LIMIT: Duration = Duration::from_mins(15);
+/// For what is left of two hundred small steps, with the round that the lost node costs.
+const TRAINING_LIMIT: Duration = Duration::from_mins(10);
 /// Looks that find a pod running and another one on its way, before the node is killed all the same.
 const RESTLESS_LOOKS: u32 = 5;
 
@@ -24,6 +29,49 @@ const RESTLESS_LOOKS: u32 = 5;
 fn on_second(pods: &Value, phase: &str) -> usize {
     let pods = pods["items"].as_array().into_iter().flatten();
     pods.filter(|pod| pod["spec"]["nodeName"] == "n2" && pod["status"]["phase"] == phase).count()
+}
+
+/// Node 2 loses power, and comes back when the cluster has seen that it is lost.
+fn lose_second(bed: &mut Bed) {
+    bed.kill_node(2);
+    let is_lost = |node: &Value| {
+        let conditions = node["status"]["conditions"].as_array();
+        conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] != "True")
+    };
+    let node =
+        bed.session().watch(&["node", "n2"], Duration::from_mins(2), "loss of the node", is_lost).unwrap();
+    assert_eq!(node["metadata"]["name"], "n2");
+    bed.boot_node(2).unwrap();
+}
+
+/// A node of two is lost while a stage trains on both: the round ends with its reason, and the next one goes on from the newest
+/// whole checkpoint, to the model that an undisturbed training makes.
+pub fn node_lost_while_training_loses_nothing(bed: &mut Bed) {
+    let path = manifest("training.yaml");
+    bed.session().kubectl(&["apply", "-n", "loop", "-f", &path.to_string_lossy()]).unwrap();
+    let runs = bed.bucket_folder().join("loop/alignmentruns");
+    let has_checkpoint = || {
+        let runs = fs::read_dir(&runs).into_iter().flatten().flatten();
+        let again = runs.filter(|run| run.file_name().to_string_lossy().starts_with("again-"));
+        let steps = again.flat_map(|run| fs::read_dir(run.path().join("steps/dpo-0/checkpoints")));
+        steps.flatten().flatten().find(|step| step.path().join("manifest.json").exists()).map(drop)
+    };
+    until(LIMIT, has_checkpoint).expect("training leaves a checkpoint");
+    lose_second(bed);
+    let session = bed.session();
+    session.wait("Succeeded", "alignmentrun/again", "loop", TRAINING_LIMIT).unwrap();
+    let stage = job_prefix(&session.get(&["alignmentrun", "again", "-n", "loop"]).unwrap());
+    let ranks = |round: u8| campaign::nodes_of(session, "loop", &[&format!("{stage}-r{round}-")]);
+    assert_eq!(ranks(0), both_nodes(), "nodes of the first round");
+    assert!(!ranks(1).is_empty(), "a lost node ends the round");
+    campaign::assert_equal(session, "loop", &path, bed.place().folder());
+}
+
+/// What the names of all rounds of a run's first DPO stage begin with.
+fn job_prefix(run: &Value) -> String {
+    let text = |pointer: &str| run.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
+    let job = names::job(Kind::AlignmentRun, &text("/metadata/name"), &text("/metadata/uid"), "dpo-0", 0);
+    job.trim_end_matches("-r0").to_owned()
 }
 
 /// One of two nodes loses power while sandboxes of a campaign run on it, and comes back later.
@@ -38,15 +86,7 @@ pub fn lost_node_loses_nothing(bed: &mut Bed) {
         running > 0 && (on_their_way == 0 || restless.get() > RESTLESS_LOOKS)
     };
     bed.session().watch(&rollouts, LIMIT, "rollout sandbox that runs on n2", is_time).unwrap();
-    bed.kill_node(2);
-    let is_lost = |node: &Value| {
-        let conditions = node["status"]["conditions"].as_array();
-        conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] != "True")
-    };
-    let node =
-        bed.session().watch(&["node", "n2"], Duration::from_mins(2), "loss of the node", is_lost).unwrap();
-    assert_eq!(node["metadata"]["name"], "n2");
-    bed.boot_node(2).unwrap();
+    lose_second(bed);
     campaign::finish(bed.session(), NAMESPACE, LOST_LIMIT);
     for kind in ["rolloutcampaign", "trajectoryforest"] {
         let disturbed = bed.session().get(&[kind, "few", "-n", NAMESPACE]).unwrap();
