@@ -38,7 +38,8 @@ fn killed(
         let ended = site.ended().await;
         compare(&reference, &ended);
         let (calls, kills, lives) = switch.counts();
-        assert!(kills > 0 && lives > kills, "{kills} kills of {lives} runners");
+        // Who dies after the closed set was written has no successor.
+        assert!(kills > 0 && lives >= kills, "{kills} kills of {lives} runners");
         site.close().await;
         let beside =
             if wire.troubles() > 0 { format!("; operator: {}", told(wire)) } else { String::new() };
