@@ -2,7 +2,7 @@
 
 Logits of several texts, relative to the largest; the greedy answers to prompts, token for token, one at a time and eight at
 once; tokens a second of eight requests at once against one; one greedy answer asked for again and again in changing company;
-and the client of OpenAI's package where that is installed.
+and the client of OpenAI's package.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from openai import BadRequestError, OpenAI
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -165,7 +166,7 @@ def compare_repeats(address, count):
 
 
 def compare_protocol(address):
-    """Whole and streamed by hand, and by OpenAI's own client where it is installed."""
+    """Whole and streamed by hand, and by OpenAI's own client."""
     text = "What is the capital of France?"
     whole, tokens = chat(address, text)
     lines = send(address, text, ANSWER_TOKENS, stream=True, stream_options={"include_usage": True}).splitlines()
@@ -174,11 +175,6 @@ def compare_protocol(address):
     streamed = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
     passed = events[-1] == "[DONE]" and streamed == whole and chunks[-1]["usage"]["completion_tokens"] == tokens
     print(f"smollm2: streamed answer {'equals' if passed else 'differs from'} the whole one: {whole!r}")
-    try:
-        from openai import BadRequestError, OpenAI
-    except ImportError:
-        print("smollm2: the package openai is not installed here: its client was not tried", flush=True)
-        return passed
     client = OpenAI(base_url=f"{address}/v1", api_key="none")
     name = client.models.list().data[0].id
     asked = dict(model=name, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=ANSWER_TOKENS)
