@@ -190,6 +190,16 @@ fn a_record_that_arrives_after_its_writer_died_is_found() {
     }
 }
 
+/// Two outages of the store in a row last longer than a runner waits: it ends with its error, and the next one has lost nothing.
+#[test]
+fn an_outage_longer_than_a_runner_waits_costs_a_runner_and_nothing_else() {
+    let world = World::new();
+    let reference = world.run(&Plan::default()).unwrap();
+    let plan: Plan = "Store:53:Away,Door:104:CrashAfter,Store:77:Away".parse().unwrap();
+    let ended = world.run(&plan).unwrap_or_else(|problem| panic!("{plan}: {problem}"));
+    compare(&reference, &ended, &plan).unwrap_or_else(|problem| panic!("{plan}: {problem}"));
+}
+
 /// A run that failed is made again from the line that it printed; without one, some run is made four times: the same calls
 /// are made each time, and the same is left.
 #[test]

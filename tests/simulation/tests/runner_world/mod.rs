@@ -130,6 +130,11 @@ impl World {
                     None => runners.push(self.process(&switch, &doors, REPLACED)),
                     Some(Ok(())) if runners.is_empty() => break,
                     Some(Ok(())) => {}
+                    // A runner outlasts one outage. Two in a row are longer than its patience: its pod fails, which the operator
+                    // answers with another one.
+                    Some(Err(WorkerError::Store(_))) if plan.counts(Fault::Away) > 1 => {
+                        runners.push(self.process(&switch, &doors, REPLACED));
+                    }
                     Some(Err(error)) => return Err(format!("the runner gave up: {error:?}")),
                 },
                 () = operator.work() => {}
