@@ -76,8 +76,8 @@ fn nothing_survives_an_isolated_program_and_nothing_holds_its_end() {
         running.client.exec_isolated(&isolated(&["sh", "-c", "setsid sleep 4741 & echo done"])).unwrap();
     assert!(started.elapsed() < Duration::from_secs(3));
     assert_eq!(reply.stdout.head, "done\n");
-    let left = running
-        .sh("grep -l 'sleep.474[01]' /proc/[0-9]*/cmdline 2>/dev/null | grep -v self; echo \"[$LOST]\"");
+    let left =
+        running.sh("grep -lz '^474[01]$' /proc/[0-9]*/cmdline 2>/dev/null | grep -v self; echo \"[$LOST]\"");
     assert_eq!(left.output.head, "[]\n");
 }
 

@@ -93,7 +93,7 @@ fn a_timeout_interrupts_then_kills_the_whole_tree_and_restarts_the_shell() {
     assert_eq!((reply.timed_out, reply.exit_code), (true, 124));
     assert_eq!(reply.shell_restarted, Some(ShellRestart::TimedOut));
     assert_eq!(reply.output.head, "begun\n");
-    let left = running.sh("grep -l 'sleep.471[1234]' /proc/[0-9]*/cmdline 2>/dev/null | grep -v self");
+    let left = running.sh("grep -lz '^471[1234]$' /proc/[0-9]*/cmdline 2>/dev/null | grep -v self");
     assert_eq!(left.output.head, "");
 }
 
