@@ -79,6 +79,11 @@ bench-trainer: build ## What a training step costs beside TRL: one JSON line a c
 test-long: setup ## The tests that take too long for CI.
 	cargo test --locked --package sealign-simulation -- --ignored --nocapture
 	tests/fleet/run.sh --long
+	tests/seeded/run.py
+
+.PHONY: test-seeded
+test-seeded: ## Seeded bugs: each is built into a copy of the sources, and its tests have to fail (about half an hour).
+	tests/seeded/run.py
 
 SEEDS ?= 1,2,3
 EVAL_SEED ?= 2
