@@ -162,4 +162,10 @@ mod tests {
         assert_eq!(second[0].last_transition_time, Time(at(20)));
         assert_eq!(second[1].last_transition_time, Time(at(10)));
     }
+
+    #[test]
+    fn a_message_is_cut_where_it_would_fill_the_status() {
+        let long = Claim::new(kind::SUCCEEDED, None, reason::RUNNING, "x".repeat(100_000));
+        assert_eq!(merge(&[], &[long], Some(1), at(10))[0].message.len(), MESSAGE_MAX);
+    }
 }

@@ -200,7 +200,12 @@ const MANAGER: &str = "sealign-operator";
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use futures::future::BoxFuture;
+    use kube::client::Body;
     use kube::core::Status;
 
     fn api_error(code: u16, reason: &str) -> kube::Error {
@@ -256,5 +261,87 @@ mod tests {
         for code in [429, 500, 503, 504] {
             assert!(matches!(meaning("x", api_error(code, "")), ClusterError::Unavailable(_)), "{code}");
         }
+    }
+
+    /// An API server that notes what it is asked and gives prepared answers.
+    #[derive(Clone)]
+    struct Prepared {
+        answers: Arc<Mutex<VecDeque<(u16, Value)>>>,
+        asked: Arc<Mutex<Vec<(String, Value)>>>,
+    }
+
+    impl tower::Service<http::Request<Body>> for Prepared {
+        type Response = http::Response<Body>;
+        type Error = kube::Error;
+        type Future = BoxFuture<'static, Result<Self::Response, kube::Error>>;
+
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), kube::Error>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+            let Self { answers, asked } = self.clone();
+            Box::pin(async move {
+                let line = format!("{} {}", request.method(), request.uri());
+                let body = request.into_body().collect_bytes().await?;
+                asked.lock().unwrap().push((line, serde_json::from_slice(&body).unwrap_or_default()));
+                let (code, answer) =
+                    answers.lock().unwrap().pop_front().expect("one request more than expected");
+                let answer = Body::from(serde_json::to_vec(&answer).unwrap());
+                Ok(http::Response::builder().status(code).body(answer).unwrap())
+            })
+        }
+    }
+
+    fn prepared(answers: impl IntoIterator<Item = (u16, Value)>) -> (KubeCluster, Prepared) {
+        let answers = Arc::new(Mutex::new(answers.into_iter().collect()));
+        let server = Prepared { answers, asked: Arc::default() };
+        (KubeCluster::new(Client::new(server.clone(), "demo")), server)
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_last_page() {
+        let page = |name: &str, next: &str| {
+            let item = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": name } });
+            (200, json!({ "metadata": { "continue": next }, "items": [item] }))
+        };
+        let (cluster, server) = prepared([page("b", "more"), page("a", "")]);
+        let listed = cluster.list(Kind::Job, Some("demo"), &BTreeMap::new()).await.unwrap();
+        let names: Vec<_> = listed.into_iter().filter_map(|job| job.metadata.name).collect();
+        assert_eq!(names, ["a", "b"]);
+        let asked = server.asked.lock().unwrap();
+        assert!(asked[0].0.contains("limit=500") && asked[1].0.contains("continue=more"), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_deletion_names_the_uid_and_a_status_the_version_that_it_rests_on() {
+        let done = json!({ "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success" });
+        let set =
+            json!({ "apiVersion": "sealign.dev/v1alpha1", "kind": "TaskSet", "metadata": { "name": "t" } });
+        let (cluster, server) = prepared([(200, done), (200, set)]);
+        cluster.delete(Kind::Job, "demo", "j", "u-1").await.unwrap();
+        cluster.patch_status(Kind::TaskSet, "demo", "t", "7", &json!({ "taskCount": 1 })).await.unwrap();
+        let asked = server.asked.lock().unwrap();
+        assert_eq!(asked[0].1["preconditions"], json!({ "uid": "u-1" }));
+        assert_eq!(asked[0].1["propagationPolicy"], "Background");
+        assert!(
+            asked[1].0.starts_with("PUT ") && asked[1].0.contains("/tasksets/t/status"),
+            "{}",
+            asked[1].0
+        );
+        assert_eq!(asked[1].1["metadata"]["resourceVersion"], "7");
+    }
+
+    #[tokio::test]
+    async fn a_create_whose_answer_is_in_doubt_is_not_sent_again() {
+        let late = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 504,
+            "reason": "Timeout", "message": "no answer" });
+        let (cluster, server) = prepared([(504, late)]);
+        let set: DynamicObject =
+            serde_json::from_value(json!({ "metadata": { "name": "t", "namespace": "demo" }, "spec": {} }))
+                .unwrap();
+        let error = cluster.create(Kind::TaskSet, &set).await.unwrap_err();
+        assert!(matches!(error, ClusterError::Unavailable(_)), "{error}");
+        assert_eq!(server.asked.lock().unwrap().len(), 1);
     }
 }

@@ -195,3 +195,46 @@ pub fn first_map(cx: Context<'_>, group: &str, stage: Stage) -> Result<Option<Ro
     };
     Ok(items.map(|items| RoundMap { group: group.to_owned(), stage, round: 0, barren: 0, items }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::pod::tests::owner;
+    use crate::{Installation, Kind, Snapshot};
+    use sealign_manifest::Digest;
+    use serde_json::json;
+
+    fn item(n: u8) -> ItemKey {
+        ItemKey::parse(Digest::of_bytes(&[n]).short(32)).unwrap()
+    }
+
+    /// What follows a round of items 0 to 2 after `barren` barren ones, when these have their records.
+    fn followed(barren: u32, recorded: &[u8]) -> Position {
+        let job = json!({ "metadata": { "name": "j" }, "spec": { "completions": 3 }, "status": { "failedIndexes": "0-2" } });
+        let job = JobView::read(&serde_json::from_value(job).unwrap());
+        let object = serde_json::from_value(json!({ "metadata": { "name": "first" } })).unwrap();
+        let snapshot = Snapshot::new(Kind::RolloutCampaign, object, None);
+        let (owner, installation) = (owner(Kind::RolloutCampaign), Installation::default());
+        let cx = Context {
+            snapshot: &snapshot,
+            installation: &installation,
+            now: Timestamp::UNIX_EPOCH,
+            owner: &owner,
+        };
+        let items = (0..3).map(item).collect();
+        let map = RoundMap { group: "g0001".into(), stage: Stage::Rollout, round: 4, barren, items };
+        after(cx, map, &job, &recorded.iter().copied().map(item).collect(), 3).unwrap()
+    }
+
+    #[test]
+    fn a_next_round_has_what_is_open_and_rounds_in_a_row_that_brought_nothing_are_counted() {
+        let next = |barren, recorded: &[u8]| match followed(barren, recorded) {
+            Position::Over(RoundMap { round, barren, items, .. }, _) => (round, barren, items),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next(1, &[1]), (5, 0, vec![item(0), item(2)]));
+        assert_eq!(next(1, &[]), (5, 2, (0..3).map(item).collect()));
+        assert_eq!(followed(2, &[]), Position::Stuck(3));
+        assert_eq!(followed(2, &[0, 1, 2]), Position::Recorded);
+    }
+}

@@ -147,6 +147,9 @@ fn start(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resources::pod::tests::owner;
+    use crate::{Answer, Installation, Snapshot};
+    use serde_json::json;
 
     fn job(finished_at: Option<&str>) -> JobView {
         JobView {
@@ -181,5 +184,51 @@ mod tests {
             not_before(&job, barren, 10).map(|t| t.duration_since(job.finished_at.unwrap()).as_secs())
         };
         assert_eq!([0, 1, 2, 3, 60].map(wait), [None, Some(10), Some(20), Some(40), Some(600)]);
+    }
+
+    /// What `worker` makes of the Job of round 0 as `change` leaves it, and how many commands that takes.
+    fn of_job(change: impl FnOnce(&mut DynamicObject)) -> (Worker, usize) {
+        let owner = owner(Kind::RolloutCampaign);
+        let job = json!({ "metadata": { "name": "j", "uid": "u", "labels": { labels::STAGE: "run", labels::ROUND: "0" },
+            "annotations": { labels::CONFIG: "told" } } });
+        let job: DynamicObject = serde_json::from_value(job).unwrap();
+        let build = |_: u32| Ok(job.clone());
+        let (prefix, rejection) = (owner.keys.join("rounds/run"), owner.keys.rejection("run"));
+        let object = serde_json::from_value(json!({ "metadata": { "name": "first" } })).unwrap();
+        let mut snapshot = Snapshot::new(Kind::RolloutCampaign, object, None);
+        let mut present = job.clone();
+        change(&mut present);
+        snapshot.insert(Query::Children(Kind::Job), Answer::Children(vec![present]));
+        snapshot.insert(Query::Document(rejection), Answer::Document(None));
+        snapshot.insert(Query::Names(prefix.clone()), Answer::Names(vec![format!("{prefix}/0.json")]));
+        let installation = Installation::default();
+        let cx = Context {
+            snapshot: &snapshot,
+            installation: &installation,
+            now: Timestamp::UNIX_EPOCH,
+            owner: &owner,
+        };
+        let mut draft = Draft::default();
+        let spec = WorkerSpec { stage: "run", marker: 0, rounds_max: 5 };
+        let found = worker(cx, &mut draft, spec, build).unwrap();
+        (found, draft.commands.len())
+    }
+
+    #[test]
+    fn a_worker_that_was_told_something_else_is_replaced_and_one_that_leaves_is_waited_for() {
+        assert!(matches!(of_job(|_| ()), (Worker::Live(_), 0)));
+        let config = |job: &mut DynamicObject| {
+            job.metadata.annotations.as_mut().unwrap().insert(labels::CONFIG.into(), "other".into());
+        };
+        assert_eq!(
+            of_job(config),
+            (Worker::Pending, 3),
+            "the next round is written, this Job deleted, its Job made"
+        );
+        let leaving = |job: &mut DynamicObject| {
+            job.metadata.deletion_timestamp =
+                Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        };
+        assert_eq!(of_job(leaving), (Worker::Pending, 0));
     }
 }

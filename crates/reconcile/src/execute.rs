@@ -93,3 +93,102 @@ impl Hands<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use futures::executor::block_on;
+    use sealign_storage::Store;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::settings::NoCrash;
+
+    type Answer<T> = Result<T, ClusterError>;
+
+    /// A cluster in which every name is taken, by this object.
+    struct Taken(Option<DynamicObject>);
+
+    #[async_trait::async_trait]
+    impl Cluster for Taken {
+        async fn get(&self, _: Kind, _: &str, _: &str) -> Answer<Option<DynamicObject>> {
+            Ok(self.0.clone())
+        }
+        async fn create(&self, _: Kind, _: &DynamicObject) -> Answer<DynamicObject> {
+            Err(ClusterError::AlreadyExists("j".into()))
+        }
+        async fn list(
+            &self,
+            _: Kind,
+            _: Option<&str>,
+            _: &BTreeMap<String, String>,
+        ) -> Answer<Vec<DynamicObject>> {
+            unreachable!("commands list nothing")
+        }
+        async fn patch_status(&self, _: Kind, _: &str, _: &str, _: &str, _: &Value) -> Answer<DynamicObject> {
+            unreachable!("commands write no status")
+        }
+        async fn patch_metadata(&self, _: Kind, _: &str, _: &str, _: &Value) -> Answer<DynamicObject> {
+            unreachable!("commands patch nothing")
+        }
+        async fn delete(&self, _: Kind, _: &str, _: &str, _: &str) -> Answer<()> {
+            Ok(())
+        }
+        async fn changed(&self, _: Duration) {}
+    }
+
+    fn job(owner: &str) -> DynamicObject {
+        serde_json::from_value(json!({ "metadata": { "name": "j", "labels": { labels::OWNER_UID: owner } } }))
+            .unwrap()
+    }
+
+    fn write(bytes: &'static [u8]) -> Command {
+        Command::WriteArtifact { key: "rounds/0.json".into(), bytes: Bytes::from_static(bytes) }
+    }
+
+    fn run(
+        present: Option<DynamicObject>,
+        store: &Store,
+        commands: &[Command],
+    ) -> Result<(), ReconcileError> {
+        let cluster = Taken(present);
+        block_on(Hands { cluster: &cluster, artifacts: store, crash_points: &NoCrash }.run("demo", commands))
+            .1
+    }
+
+    #[test]
+    fn an_object_that_is_there_already_is_ours_or_anothers_or_on_its_way_out() {
+        let create = |present| {
+            run(
+                present,
+                &Store::memory(),
+                &[Command::Create { kind: Kind::Job, object: Box::new(job("me")) }],
+            )
+        };
+        assert!(create(Some(job("me"))).is_ok(), "an answer was lost, or another process was faster");
+        assert!(matches!(create(Some(job("other"))), Err(ReconcileError::NameTaken { .. })));
+        assert!(matches!(create(None), Err(ReconcileError::StillLeaving(_))));
+        let mut leaving = job("me");
+        leaving.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert!(matches!(create(Some(leaving)), Err(ReconcileError::StillLeaving(_))));
+    }
+
+    #[test]
+    fn a_document_of_another_process_ends_the_decision_and_an_equal_one_does_not() {
+        let store = Store::memory();
+        assert!(run(None, &store, &[write(b"1")]).is_ok());
+        assert!(run(None, &store, &[write(b"1")]).is_ok());
+        assert!(matches!(run(None, &store, &[write(b"2")]), Err(ReconcileError::Superseded(_))));
+    }
+
+    #[test]
+    fn what_follows_a_command_that_failed_is_not_done() {
+        let store = Store::memory();
+        let create = Command::Create { kind: Kind::Job, object: Box::new(job("me")) };
+        assert!(run(Some(job("other")), &store, &[create, write(b"1")]).is_err());
+        assert!(!block_on(store.exists("rounds/0.json")).unwrap());
+    }
+}

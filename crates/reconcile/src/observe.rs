@@ -182,3 +182,18 @@ impl World<'_> {
 pub fn version(object: &DynamicObject) -> &str {
     object.metadata.resource_version.as_deref().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_change_is_remembered_and_progress_is_read_again() {
+        let (memory, bytes) = (Memory::default(), Bytes::from_static(b"{}"));
+        for key in ["c/plan.json", "c/progress.json"] {
+            memory.keep_document(key, &bytes);
+        }
+        assert_eq!((memory.document("c/plan.json"), memory.exists("c/plan.json")), (Some(bytes), true));
+        assert_eq!((memory.document("c/progress.json"), memory.exists("c/progress.json")), (None, false));
+    }
+}

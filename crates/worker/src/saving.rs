@@ -123,3 +123,16 @@ pub async fn output(
     let size = u64::try_from(counting.len()).unwrap_or(u64::MAX);
     Ok(OutputRef { file: file.to_owned(), digest: Digest::of_bytes(&counting), bytes: size })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sealign_storage::Store;
+
+    #[tokio::test]
+    async fn the_bytes_of_the_writer_that_was_first_count() {
+        let store = Store::memory();
+        assert_eq!(settle_json(&store, "k", &1_u32).await.unwrap(), (1, Digest::of_bytes(b"1")));
+        assert_eq!(settle_json(&store, "k", &2_u32).await.unwrap(), (1, Digest::of_bytes(b"1")));
+    }
+}

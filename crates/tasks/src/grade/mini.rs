@@ -131,3 +131,63 @@ impl Expectation {
         if has_ended { Printed::Complete(results) } else { Printed::Cut(results) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan;
+    use super::*;
+    use crate::suites::mini::{MiniOptions, Split, generate};
+
+    const NONCE: &str = "nonce";
+
+    fn output(lines: &[String]) -> RunOutput {
+        let stdout = lines.iter().flat_map(|line| [NONCE, " ", line, "\n"]).collect();
+        RunOutput { exit_code: Some(0), timed_out: false, stdout }
+    }
+
+    /// The verdict on a run that printed every right value and a control in which every call raised, after `change`.
+    fn judged(change: impl FnOnce(&mut RunOutput, &mut RunOutput)) -> Verdict {
+        let task = generate(&MiniOptions::standard(Split::Train, 1, 1)).unwrap().remove(0);
+        let cases: Vec<Case> = serde_json::from_str(hidden(&task, CASES_FILE).unwrap()).unwrap();
+        let lines = |of: &dyn Fn(&Case) -> String| -> Vec<String> {
+            let results = cases.iter().map(|case| format!("{} {}", case.id, of(case)));
+            results.chain([format!("end {}", cases.len())]).collect()
+        };
+        let mut tests = output(&lines(&|case| format!("value {}", case.expected)));
+        let mut control = output(&lines(&|_| "raised IndexError".to_owned()));
+        change(&mut tests, &mut control);
+        let Ok(Planned::Run(plan)) = plan(&task, "", NONCE) else {
+            panic!("an empty patch is graded by a run")
+        };
+        plan.judge(&[tests, control]).verdict
+    }
+
+    #[test]
+    fn a_pass_takes_every_right_value_and_a_process_that_ended_by_itself() {
+        assert_eq!(judged(|_, _| ()), Verdict::Resolved);
+        assert_eq!(judged(|tests, _| tests.exit_code = Some(1)), Verdict::Tampered);
+        assert_eq!(judged(|tests, _| tests.exit_code = None), Verdict::Tampered);
+        assert_eq!(judged(|tests, _| tests.timed_out = true), Verdict::Timeout);
+        assert_eq!(
+            judged(|tests, _| tests.stdout = tests.stdout.replacen("value ", "value 1", 1)),
+            Verdict::Unresolved
+        );
+    }
+
+    #[test]
+    fn lines_that_the_program_cannot_have_printed_are_forged() {
+        let twice = |tests: &mut RunOutput, _: &mut RunOutput| tests.stdout = tests.stdout.repeat(2);
+        assert_eq!(judged(twice), Verdict::Tampered);
+        assert_eq!(judged(|tests, _| tests.stdout.extend([NONCE, " further value 1\n"])), Verdict::Tampered);
+    }
+
+    #[test]
+    fn a_control_in_which_anything_passes_is_tampered_with() {
+        let one_passes = |_: &mut RunOutput, control: &mut RunOutput| {
+            control.stdout = control.stdout.replacen("raised IndexError", "value 1", 1);
+        };
+        assert_eq!(judged(one_passes), Verdict::Tampered);
+        assert_eq!(judged(|_, control| control.exit_code = Some(1)), Verdict::Tampered);
+        assert_eq!(judged(|_, control| control.stdout.clear()), Verdict::Tampered);
+    }
+}

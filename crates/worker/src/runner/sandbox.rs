@@ -179,3 +179,38 @@ fn encode<C: Call>(request: &C) -> Result<Vec<u8>, SandboxError> {
 fn decode<C: Call>(body: &[u8]) -> Result<C::Reply, SandboxError> {
     serde_json::from_slice(body).map_err(|error| SandboxError::Gone(format!("reply to {}: {error}", C::PATH)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// A door whose replies are lost, all of them.
+    #[derive(Default)]
+    struct Mute(AtomicU32);
+
+    #[async_trait]
+    impl Door for Mute {
+        fn claim(&self, item: &str) -> Claim {
+            Claim { runner_public_key: String::new(), item: item.into(), pod_uid: String::new() }
+        }
+
+        async fn exchange(&self, _: &'static str, _: Vec<u8>, _: Duration) -> Result<Vec<u8>, SandboxError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(SandboxError::Gone("no reply".into()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_whose_reply_is_lost_is_never_sent_again_and_a_read_is_so_many_times() {
+        let door = Arc::new(Mute::default());
+        let sandbox = Sandbox { door: door.clone() };
+        let command = Exec { command: "make".into(), timeout_seconds: 1, output_cap_bytes: 1 };
+        assert!(sandbox.exec(&command).await.is_err());
+        assert!(sandbox.finish().await.is_err());
+        assert_eq!(door.0.swap(0, Ordering::Relaxed), 2);
+        assert!(sandbox.read_file(&ReadFile { path: "a".into(), max_bytes: 1 }).await.is_err());
+        assert_eq!(door.0.load(Ordering::Relaxed), SENDS_MAX);
+    }
+}
