@@ -232,7 +232,13 @@ async fn after_a_crash_pods_that_ran_have_failed_and_the_others_still_run_once()
     );
     world.create("j", &script, |spec| spec["parallelism"] = json!(2)).await;
     let count = || std::fs::read_to_string(&seen).unwrap_or_default().lines().count();
-    world.until("j", |status| status["succeeded"] == json!(1) && count() == 3).await;
+    // A pod that has begun and is not yet known to run would be begun again, as it should be.
+    let runs = |index: u8| {
+        let pod = std::fs::read(state.path().join(format!("pods/j-{index}/pod.json"))).unwrap_or_default();
+        serde_json::from_slice::<Value>(&pod).is_ok_and(|pod| pod["phase"] == "Running")
+    };
+    let is_time = |status: &Value| status["succeeded"] == json!(1) && count() == 3 && runs(1) && runs(2);
+    world.until("j", is_time).await;
     // A crash: nothing is told, nothing is waited for.
     world.controller.abort();
     let _cancelled = world.controller.await;
