@@ -96,7 +96,7 @@ async fn rows(
     arguments: &ExportArguments,
     what: &'static str,
 ) -> Result<Export, CliError> {
-    let (name, keys) = the(objects, arguments, Kind::TrajectoryForest)?;
+    let (name, keys, _) = the(objects, arguments, Kind::TrajectoryForest)?;
     let from = keys.forest();
     let (forest, digest): (ForestManifest, Digest) = manifest(store, &from, &name).await?;
     let output = forest.outputs.get(what).ok_or_else(|| {
@@ -115,7 +115,7 @@ async fn trajectories(
     objects: &[(ObjectKey, DynamicObject)],
     arguments: &ExportArguments,
 ) -> Result<Export, CliError> {
-    let (name, keys) = the(objects, arguments, Kind::RolloutCampaign)?;
+    let (name, keys, _) = the(objects, arguments, Kind::RolloutCampaign)?;
     let from = keys.closed();
     let bytes = store.get_bounded(&from, CLOSED_BYTES_MAX).await;
     let bytes = bytes.map_err(|error| CliError::Input(chain(&error)))?.ok_or_else(|| unfinished(&name))?;
@@ -196,11 +196,11 @@ async fn bring_all(
 }
 
 /// The object that is meant: the one named, else the only one of its kind.
-fn the(
-    objects: &[(ObjectKey, DynamicObject)],
+fn the<'objects>(
+    objects: &'objects [(ObjectKey, DynamicObject)],
     arguments: &ExportArguments,
     kind: Kind,
-) -> Result<(String, ObjectKeys), CliError> {
+) -> Result<(String, ObjectKeys, &'objects DynamicObject), CliError> {
     let of_kind: Vec<_> = objects.iter().filter(|(key, _)| key.kind == kind).collect();
     let names = || of_kind.iter().map(|(key, _)| key.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = match (&arguments.name, of_kind.as_slice()) {
@@ -218,7 +218,7 @@ fn the(
             None => format!("NAME: name one {kind} of {}", names()),
         })
     })?;
-    Ok((key.name.clone(), names::keys(kind, object)))
+    Ok((key.name.clone(), names::keys(kind, object), object))
 }
 
 /// Name of the run that is meant and key of its model: of the step that is named, else the last that it trained.
@@ -226,12 +226,11 @@ fn trained(
     objects: &[(ObjectKey, DynamicObject)],
     arguments: &ExportArguments,
 ) -> Result<(String, String), CliError> {
-    let (name, keys) = the(objects, arguments, Kind::AlignmentRun)?;
+    let (name, keys, run) = the(objects, arguments, Kind::AlignmentRun)?;
     if let Some(step) = &arguments.step {
         return Ok((name, keys.step(step).model()));
     }
-    let run = objects.iter().find(|(key, _)| key.kind == Kind::AlignmentRun && key.name == name);
-    let model = run.and_then(|(_, run)| run.data.pointer("/status/model")?.as_str());
+    let model = run.data.pointer("/status/model").and_then(|model| model.as_str());
     let model = model.ok_or_else(|| unfinished(&name))?.to_owned();
     Ok((name, model))
 }
