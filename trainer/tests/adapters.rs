@@ -168,8 +168,10 @@ fn the_program_shows_its_figures_to_prometheus_and_tensorboard() {
     let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
     let page = loop {
         let page = get(&address).unwrap_or_default();
+        let has_step =
+            page.lines().any(|line| line.starts_with("sealign_trainer_step ") && !line.ends_with(" 0"));
         // The last one that a step shows.
-        if page.lines().any(|line| line.starts_with("sealign_trainer_peak_memory_bytes ")) {
+        if has_step && page.lines().any(|line| line.starts_with("sealign_trainer_peak_memory_bytes ")) {
             break page;
         }
         assert!(std::time::Instant::now() < deadline, "no figures: {page}");
